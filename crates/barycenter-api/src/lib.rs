@@ -1,0 +1,43 @@
+//! Wire types of the Barycenter HTTP API and, behind the feature `client`, its typed client.
+//!
+//! Every request refuses unknown fields; every response may gain fields, so clients ignore those they do not know.
+//! Times are RFC 3339 in UTC, identifiers are `UUIDv7`, sizes are bytes, digests are lower-case hexadecimal BLAKE3.
+
+mod artifact;
+mod binary;
+mod candidate_set;
+mod checkpoint;
+#[cfg(feature = "client")]
+pub mod client;
+mod dataset;
+mod history;
+mod job;
+mod lease;
+mod page;
+mod problem;
+mod report;
+mod run;
+mod spec;
+
+pub use artifact::{Artifact, Manifest, ManifestCandidate};
+pub use binary::{Bytes64, Floats};
+pub use candidate_set::{CandidateSet, CandidateSetRule, CreateCandidateSet, Direction, Member};
+pub use checkpoint::{Checkpoint, PushCheckpoint, TensorInfo};
+pub use dataset::{Dataset, Normalisation, PushDataset};
+pub use history::{CandidateRef, CoefficientTable, History, HistoryQuery, HistorySnapshot, TableFormat, TableQuery};
+pub use job::{
+    Attempt, AttemptState, Job, JobFailure, JobQuery, JobState, JobSummary, ListJobs, MemoryEstimate, Phase, Progress,
+    SubmitQuery,
+};
+pub use lease::{
+    Claim, Directive, Fail, Finish, Heartbeat, HeartbeatReply, Lease, LeasedCandidate, LeasedDataset, Snapshot,
+    StoredArtifact, WorkerInfo,
+};
+pub use page::{ListQuery, Page};
+pub use problem::{FieldError, Problem};
+pub use report::{Evaluated, Evaluation, NotAveraged, PhaseTime, Report};
+pub use run::{CreateRun, Run};
+pub use spec::{
+    Augmentation, BatchNormPolicy, BatchNormSpec, DataSpec, Granularity, Guard, JobSpec, MethodSpec, NetworkSpec,
+    ObjectiveSpec, OptimiserSpec, ScheduleSpec, Start, TwaSpec,
+};

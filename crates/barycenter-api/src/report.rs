@@ -1,0 +1,81 @@
+//! What a job found: every number beside its honest baselines.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// The outcome of an averaging job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Report {
+    /// Which of `evaluations` was returned: a baseline where the guard found the fit no better.
+    pub chosen: String,
+    /// Plain words: whether averaging gained, and over what.
+    pub verdict: String,
+    /// The baselines and the fit, on the same data.
+    pub evaluations: Vec<Evaluation>,
+    /// Step of the snapshot with the least select loss.
+    pub best_step: u64,
+    /// Steps taken by the fit.
+    pub steps: u64,
+    /// Select loss of the fitted weights as they were fitted, on quantised directions; the row `twa` has that of the
+    /// exact merge, so the difference is the cost of quantisation.
+    pub as_fitted_select_loss: f64,
+    /// Number of samples fitted on.
+    pub fit_samples: u64,
+    /// Number of samples selected on.
+    pub select_samples: u64,
+    /// True where the fit saw the samples it was selected on, because the spec names one dataset for both.
+    pub select_overlaps_fit: bool,
+    /// Tensors that were not averaged, with what happened to each.
+    pub not_averaged: Vec<NotAveraged>,
+    /// Where the time went.
+    pub phases: Vec<PhaseTime>,
+    /// Bytes of the packed projection.
+    pub projection_bytes: u64,
+    /// Whether the projection came from the worker's cache.
+    pub projection_cached: bool,
+}
+
+/// A method's losses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Evaluation {
+    /// `last`, `best_single`, `uniform`, `greedy` or `twa`.
+    pub method: String,
+    /// The checkpoints it averages, where it weighs them equally.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Vec<Uuid>>,
+    /// On the select part.
+    pub select: Evaluated,
+    /// On the test data, where the spec names any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Evaluated>,
+    /// 95 % paired bootstrap interval of (select loss of this method − select loss of uniform), over samples.
+    pub select_difference_from_uniform: [f64; 2],
+}
+
+/// Loss and accuracy on one part of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Evaluated {
+    /// Mean cross-entropy, nats a sample, without label smoothing.
+    pub loss: f64,
+    /// Share of samples whose likeliest class is the label.
+    pub accuracy: f64,
+}
+
+/// A tensor that was not averaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NotAveraged {
+    /// Name in the state dict.
+    pub tensor: String,
+    /// `copy` (from the reference candidate), `recompute` or `average`.
+    pub policy: String,
+}
+
+/// Seconds spent in one phase of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PhaseTime {
+    /// Name of the phase, as in `progress.phase`.
+    pub phase: String,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}

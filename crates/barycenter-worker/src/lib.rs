@@ -1,0 +1,1 @@
+//! Leases averaging jobs over HTTP and runs them on a device.

@@ -1,0 +1,2 @@
+//! The barycenter binary.
+fn main() {}
