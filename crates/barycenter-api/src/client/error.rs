@@ -143,8 +143,10 @@ impl ClientError {
 /// The problem in one or more lines: what happened, each field at fault, the id to look for in the server's log.
 fn told(problem: &Problem) -> String {
     let what = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
-    let fields = problem.errors.iter().map(|e| format!("\n  {}: {}", e.field, e.detail)).collect::<String>();
-    format!("{what}{fields}\n  (code {}, status {}, request {})", problem.code, problem.status, problem.request_id)
+    let fields = problem.errors.iter().map(|e| format!("{}: {}", e.field, e.detail));
+    let ids = format!("(code {}, status {}, request {})", problem.code, problem.status, problem.request_id);
+    let lines: Vec<_> = [what.clone()].into_iter().chain(fields).chain([ids]).collect();
+    lines.join("\n  ")
 }
 
 fn unreachable(url: &str, source: &reqwest::Error) -> String {
