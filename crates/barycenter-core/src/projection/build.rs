@@ -41,6 +41,10 @@ impl Projection {
             let block = blocks.block_of(t);
             let (tensor, tensor_squares) = build_tensor(candidates, name, block, bits)?;
             for (i, square) in tensor_squares.iter().enumerate() {
+                if !square.is_finite() {
+                    let what = format!("tensor `{name}` of candidate {i} (from 0) is not finite in 32 bits");
+                    return Err(Error::input(what));
+                }
                 squares[i * block_count + block] += square;
             }
             tensors.push(tensor);
