@@ -1,9 +1,15 @@
 //! All SQL: plain functions over `&mut PgConnection`, one file for each thing. None begins a transaction.
 
 pub mod blobs;
+pub mod candidate_sets;
+pub mod candidates;
+pub mod checkpoints;
+pub mod datasets;
 pub mod error;
 pub mod idempotency;
+pub mod layouts;
 pub mod migrations;
+pub mod runs;
 pub mod uploads;
 
 use std::time::Duration;
