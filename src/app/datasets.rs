@@ -44,19 +44,14 @@ impl From<InvalidNormalisation> for AppError {
 impl NewDataset {
     fn normalisation(&self, layout: &Layout, shape: &DatasetShape) -> AppResult<Normalisation> {
         let told = |given: &Option<String>, key: &str| given.clone().or_else(|| layout.metadata.get(key).cloned());
-        let (scale, mean, std) =
-            (told(&self.scale, "scale"), told(&self.mean, "mean"), told(&self.std, "std"));
+        let (scale, mean, std) = (told(&self.scale, "scale"), told(&self.mean, "mean"), told(&self.std, "std"));
         let channels = shape.input_shape.first().copied().unwrap_or(1);
         Ok(Normalisation::parse(scale.as_deref(), mean.as_deref(), std.as_deref(), channels)?)
     }
 }
 
 /// Stores a dataset, refusing as early as each fault can be known; a refused file leaves nothing behind.
-pub async fn accept_dataset(
-    state: &AppState,
-    new: NewDataset,
-    incoming: Incoming,
-) -> AppResult<PutOutcome<Dataset>> {
+pub async fn accept_dataset(state: &AppState, new: NewDataset, incoming: Incoming) -> AppResult<PutOutcome<Dataset>> {
     check_name(&new.name).map_err(|detail| AppError::invalid_field("dataset", detail))?;
     incoming.check_announcement(state.config.uploads.max_upload_bytes)?;
     let announced = incoming.digest_blake3.clone();

@@ -155,7 +155,10 @@ impl Inspection {
     fn check(&mut self, chunk: Bytes) -> AppResult<Bytes> {
         self.seen += chunk.len() as u64;
         if self.seen > self.total {
-            return Err(invalid_file(format!("the file goes on after its last tensor, which ends at byte {}", self.total)));
+            return Err(invalid_file(format!(
+                "the file goes on after its last tensor, which ends at byte {}",
+                self.total
+            )));
         }
         match self.scan.scan(&chunk) {
             Ok(()) => Ok(chunk),

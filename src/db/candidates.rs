@@ -38,11 +38,7 @@ fn candidates(rows: Vec<CandidateRow>) -> DbResult<Vec<Candidate>> {
 }
 
 /// Those of these checkpoints that belong to the run, in no order.
-pub async fn list_candidates_by_id(
-    conn: &mut PgConnection,
-    run_id: RunId,
-    ids: &[Uuid],
-) -> DbResult<Vec<Candidate>> {
+pub async fn list_candidates_by_id(conn: &mut PgConnection, run_id: RunId, ids: &[Uuid]) -> DbResult<Vec<Candidate>> {
     let rows = sqlx::query_as!(
         CandidateRow,
         "select checkpoint_id, step, size_bytes, digest_blake3, layout_blake3

@@ -73,8 +73,7 @@ fn parse_metrics(text: &str) -> Result<BTreeMap<String, f64>, InvalidReport> {
         };
         check_word(name).map_err(|detail| invalid("metrics", detail))?;
         let field = format!("metrics.{name}");
-        let value: f64 =
-            value.parse().map_err(|_| invalid(&field, format!("`{}` is not a number", shown(value))))?;
+        let value: f64 = value.parse().map_err(|_| invalid(&field, format!("`{}` is not a number", shown(value))))?;
         if !value.is_finite() {
             return Err(invalid(&field, format!("must be finite, not {value}")));
         }
@@ -115,7 +114,8 @@ mod tests {
 
     #[test]
     fn metrics_and_tags_are_read() {
-        let reported = Reported::parse(Some(1.5), Some("val_loss:0.53,val_accuracy:8.1e-1"), Some("warm,a100")).unwrap();
+        let reported =
+            Reported::parse(Some(1.5), Some("val_loss:0.53,val_accuracy:8.1e-1"), Some("warm,a100")).unwrap();
         assert_eq!(reported.metrics, BTreeMap::from([("val_loss".into(), 0.53), ("val_accuracy".into(), 0.81)]));
         assert_eq!(reported.tags, ["warm", "a100"]);
         assert_eq!(Reported::parse(None, Some(""), Some("")).unwrap(), Reported::default());
