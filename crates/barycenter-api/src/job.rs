@@ -119,16 +119,30 @@ pub enum Phase {
     Fetch,
     /// The packed projection is built, or found in the cache.
     Projection,
-    /// The baselines are evaluated.
-    Baselines,
     /// The coefficients are fitted.
     Fit,
-    /// Snapshots are compared, the test figures made.
+    /// The baselines are evaluated.
+    Baselines,
+    /// The best snapshot is compared with them, the test figures made.
     Select,
     /// The artifact is merged from the candidates.
     Materialise,
     /// The artifact is uploaded.
     Upload,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fetch => "fetch",
+            Self::Projection => "projection",
+            Self::Fit => "fit",
+            Self::Baselines => "baselines",
+            Self::Select => "select",
+            Self::Materialise => "materialise",
+            Self::Upload => "upload",
+        })
+    }
 }
 
 /// How far a running job is.

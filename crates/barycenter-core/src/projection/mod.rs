@@ -1,1 +1,101 @@
-//! (to be written)
+//! The projection: centre, norms and packed directions of a candidate set, with the two passes a fit makes over it.
+//!
+//! Every averaged tensor is cut into *tiles* of 256 consecutive elements. A tile holds the codes of all candidates, one
+//! candidate after the other, and one f32 scale a candidate: both passes stream memory once, in order, and columns can be
+//! shared out over threads. What is coded is the deviation `d[i,l] = w_i[l] − c[l]`; the direction of section 1 of the
+//! method is `û[i,l] = Q(d[i,l]) / r[i,l]`, and `1 / r` is applied as one factor a candidate and block, so that building
+//! needs a single pass even where a block spans several tensors.
+//!
+//! Results do not depend on the number of threads: partial sums are made per fixed chunk of tiles and added in order.
+
+mod build;
+mod codec;
+mod coefficients;
+mod kernels;
+mod store;
+
+pub use codec::{CODEC_VERSION, GROUP, Reconstruction, quantise, unpack};
+pub use store::key;
+
+/// The projection of a candidate set.
+///
+/// `n` candidates, `L` blocks; matrices are candidate-major: entry `(i, l)` lies at `i · L + l`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Projection {
+    pub(crate) n: usize,
+    pub(crate) bits: u8,
+    pub(crate) block_count: usize,
+    /// `r[i,l]`, Euclidean norm of the unquantised deviation over all tensors of the block.
+    pub(crate) norms: Vec<f64>,
+    pub(crate) tensors: Vec<Tensor>,
+}
+
+/// The part of a projection that belongs to one averaged tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) block: usize,
+    /// `c`, one a element.
+    pub(crate) centre: Vec<f32>,
+    /// One a tile and candidate; empty at 32 bits.
+    pub(crate) scales: Vec<f32>,
+    /// Tile by tile, candidate by candidate; f32 deviations, little-endian, at 32 bits.
+    pub(crate) codes: Vec<u8>,
+}
+
+impl Projection {
+    /// Number of candidates.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Bits of a stored direction: 1, 2, 4, 8, or 32 for f32.
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// Number of blocks, `L`.
+    pub fn block_count(&self) -> usize {
+        self.block_count
+    }
+
+    /// Norms `r`, (n, L).
+    pub fn norms(&self) -> &[f64] {
+        &self.norms
+    }
+
+    /// Averaged tensors in order: name and number of elements.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, usize)> {
+        self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.centre.len()))
+    }
+
+    /// The centre `c`, the uniform average: one flat vector per averaged tensor.
+    pub fn centre(&self) -> Vec<Vec<f32>> {
+        self.tensors.iter().map(|tensor| tensor.centre.clone()).collect()
+    }
+
+    /// Bytes of codes and scales.
+    pub fn packed_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| (tensor.codes.len() + 4 * tensor.scales.len()) as u64).sum()
+    }
+
+    /// Bytes that a projection of `n` candidates holds: codes and scales, padded to whole tiles, and the centre.
+    ///
+    /// `sizes` are the elements of the averaged tensors. The norms, 8 · n · L bytes, come on top.
+    /// A step of a fit adds two f32 vectors of that many elements: weights and gradient.
+    pub fn memory_bytes(n: usize, sizes: &[usize], bits: u8) -> u64 {
+        let tile = n as u64 * (kernels::code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 });
+        sizes.iter().map(|size| size.div_ceil(GROUP) as u64 * tile + 4 * *size as u64).sum()
+    }
+
+    /// Bytes of codes, scales and centre that are held.
+    pub fn held_bytes(&self) -> u64 {
+        self.packed_bytes() + self.tensors.iter().map(|tensor| 4 * tensor.centre.len() as u64).sum::<u64>()
+    }
+
+    /// `1 / r`, 0 where the deviation is null.
+    pub(crate) fn inverse_norm(&self, i: usize, l: usize) -> f64 {
+        let r = self.norms[i * self.block_count + l];
+        if r > 0.0 { 1.0 / r } else { 0.0 }
+    }
+}

@@ -1,0 +1,234 @@
+//! A projection as a file, for a cache on local disk.
+//!
+//! Little-endian, in this order:
+//!
+//! | field | bytes |
+//! | --- | --- |
+//! | magic `BARYPROJ` | 8 |
+//! | version of the codec, bits | 4 + 4 |
+//! | n, L, number of tensors T | 8 + 8 + 8 |
+//! | per tensor: length of its name, name, elements, block | 8 + … + 8 + 8 |
+//! | norms `r`, f64, (n, L) | 8 · n · L |
+//! | per tensor: centre (f32), scales (f32, tile by tile), codes (tile by tile) | 4 · D + … |
+//! | BLAKE3 digest of everything before it | 32 |
+
+use std::{
+    fs::{self, File},
+    io::{BufReader, BufWriter, Read, Write},
+    path::Path,
+};
+
+use super::{CODEC_VERSION, GROUP, Projection, Tensor, build::check_bits, kernels::code_bytes};
+use crate::{Error, Result, blocks::Granularity};
+
+const MAGIC: &[u8; 8] = b"BARYPROJ";
+
+/// Bytes of the digest at the end.
+const DIGEST: u64 = 32;
+
+/// Numbers read or written at once.
+const RUN: usize = 1 << 14;
+
+/// Name of a projection in a cache: BLAKE3, in hex, of everything that it is made from.
+///
+/// `candidates` are digests of the candidates' files, in order; `averaged` names the averaged tensors, in order.
+pub fn key(candidates: &[String], bits: u8, averaged: &[String], granularity: Granularity) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(MAGIC);
+    hasher.update(&CODEC_VERSION.to_le_bytes());
+    hasher.update(&[bits]);
+    for list in [candidates, averaged, &[granularity.to_string()]] {
+        hasher.update(&(list.len() as u64).to_le_bytes());
+        for text in list {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+impl Projection {
+    /// Writes the projection; the file appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let partial = path.with_extension(format!("partial-{}", std::process::id()));
+        let written = self.write_to(&partial).and_then(|()| fs::rename(&partial, path));
+        written.map_err(|e| {
+            // The first failure is the one worth telling; what is left of the file is of no use.
+            let _ = fs::remove_file(&partial);
+            Error::io(path, e)
+        })
+    }
+
+    fn write_to(&self, path: &Path) -> std::io::Result<()> {
+        let mut out = Hashing { inner: BufWriter::new(File::create(path)?), hasher: blake3::Hasher::new() };
+        out.write_all(MAGIC)?;
+        out.write_all(&CODEC_VERSION.to_le_bytes())?;
+        out.write_all(&u32::from(self.bits).to_le_bytes())?;
+        for count in [self.n, self.block_count, self.tensors.len()] {
+            out.write_all(&(count as u64).to_le_bytes())?;
+        }
+        for tensor in &self.tensors {
+            out.write_all(&(tensor.name.len() as u64).to_le_bytes())?;
+            out.write_all(tensor.name.as_bytes())?;
+            out.write_all(&(tensor.centre.len() as u64).to_le_bytes())?;
+            out.write_all(&(tensor.block as u64).to_le_bytes())?;
+        }
+        for norm in &self.norms {
+            out.write_all(&norm.to_le_bytes())?;
+        }
+        for tensor in &self.tensors {
+            for values in [&tensor.centre, &tensor.scales] {
+                for run in values.chunks(RUN) {
+                    let bytes: Vec<u8> = run.iter().flat_map(|v| v.to_le_bytes()).collect();
+                    out.write_all(&bytes)?;
+                }
+            }
+            out.write_all(&tensor.codes)?;
+        }
+        let digest = out.hasher.finalize();
+        out.inner.write_all(digest.as_bytes())?;
+        out.inner.into_inner()?.sync_all()
+    }
+
+    /// Reads what [`Projection::save`] wrote and verifies it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read, [`Error::Corrupt`] where it is not a projection of this version, has
+    /// the wrong size or does not match its digest.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::read_from(path).map_err(|e| match e {
+            Fault::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Error::corrupt(format!("{}: the file is truncated", path.display()))
+            }
+            Fault::Io(e) => Error::io(path, e),
+            Fault::Wrong(what) => Error::corrupt(format!("{}: {what}", path.display())),
+        })
+    }
+
+    fn read_from(path: &Path) -> Result<Self, Fault> {
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let mut source = Hashing { inner: BufReader::new(file), hasher: blake3::Hasher::new() };
+        let (mut projection, sizes) = read_header(&mut source, size)?;
+        for (tensor, elements) in projection.tensors.iter_mut().zip(sizes) {
+            let tiles = elements.div_ceil(GROUP) * projection.n;
+            tensor.centre = read_f32(&mut source, elements)?;
+            tensor.scales = read_f32(&mut source, if projection.bits == 32 { 0 } else { tiles })?;
+            tensor.codes = vec![0; tiles * code_bytes(projection.bits)];
+            source.read_exact(&mut tensor.codes)?;
+        }
+        let computed = source.hasher.finalize();
+        let mut stored = [0; DIGEST as usize];
+        source.inner.read_exact(&mut stored)?;
+        if computed != blake3::Hash::from_bytes(stored) {
+            return Err(Fault::Wrong("the file does not match its digest"));
+        }
+        Ok(projection)
+    }
+}
+
+/// Reads up to the norms and checks that the file has exactly the size that follows, so that nothing larger than the file
+/// is ever allocated. Returns the tensors, still empty, and their elements.
+fn read_header(source: &mut impl Read, size: u64) -> Result<(Projection, Vec<usize>), Fault> {
+    if &read::<8>(source)? != MAGIC {
+        return Err(Fault::Wrong("not a projection"));
+    }
+    if u32::from_le_bytes(read(source)?) != CODEC_VERSION {
+        return Err(Fault::Wrong("a projection of another version"));
+    }
+    let bits = u8::try_from(u32::from_le_bytes(read(source)?)).unwrap_or(0);
+    check_bits(bits).map_err(|_| Fault::Wrong("its number of bits is not one of 1, 2, 4, 8, 32"))?;
+    let mut left = size.saturating_sub(8 + 8 + 24 + DIGEST);
+    let (n, block_count) = (read_count(source, left)?, read_count(source, left)?);
+    let tensor_count = read_count(source, left)?;
+    let mut tensors = Vec::new();
+    let mut sizes = Vec::new();
+    for _ in 0..tensor_count {
+        let mut name = vec![0; read_count(source, left)?];
+        source.read_exact(&mut name)?;
+        let (elements, block) = (read_count(source, left)?, read_count(source, left)?);
+        if block >= block_count {
+            return Err(Fault::Wrong("a tensor is in a block that is not there"));
+        }
+        left = left.checked_sub(24 + name.len() as u64).ok_or(SIZE)?;
+        let name = String::from_utf8(name).map_err(|_| Fault::Wrong("a name is not text"))?;
+        sizes.push(elements);
+        tensors.push(Tensor { name, block, centre: Vec::new(), scales: Vec::new(), codes: Vec::new() });
+    }
+    let norms = (n as u64).checked_mul(block_count as u64).and_then(|entries| entries.checked_mul(8)).ok_or(SIZE)?;
+    let tile = (n as u64).checked_mul(code_bytes(bits) as u64 + 4).ok_or(SIZE)?;
+    let fits = |elements: &usize| (elements.div_ceil(GROUP) as u64).checked_mul(tile).is_some();
+    if !sizes.iter().all(fits) || norms.checked_add(Projection::memory_bytes(n, &sizes, bits)) != Some(left) {
+        return Err(SIZE);
+    }
+    let norms = (0..n * block_count).map(|_| Ok(f64::from_le_bytes(read(source)?))).collect::<Result<_, Fault>>()?;
+    Ok((Projection { n, bits, block_count, norms, tensors }, sizes))
+}
+
+/// What is wrong with a file.
+enum Fault {
+    Io(std::io::Error),
+    Wrong(&'static str),
+}
+
+const SIZE: Fault = Fault::Wrong("the file has not the size that its header asks for");
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn read<const N: usize>(source: &mut impl Read) -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    source.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A count of things that take at least a byte each in what is left of the file.
+fn read_count(source: &mut impl Read, left: u64) -> Result<usize, Fault> {
+    let count = u64::from_le_bytes(read(source)?);
+    if count > left { Err(SIZE) } else { usize::try_from(count).map_err(|_| SIZE) }
+}
+
+fn read_f32(source: &mut impl Read, count: usize) -> std::io::Result<Vec<f32>> {
+    let mut values = Vec::with_capacity(count);
+    let mut bytes = vec![0; 4 * count.min(RUN)];
+    while values.len() < count {
+        let run = &mut bytes[..4 * (count - values.len()).min(RUN)];
+        source.read_exact(run)?;
+        values.extend(run.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
+    }
+    Ok(values)
+}
+
+/// Hashes what passes through.
+struct Hashing<I> {
+    inner: I,
+    hasher: blake3::Hasher,
+}
+
+impl<I: Read> Read for Hashing<I> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(into)?;
+        self.hasher.update(&into[..count]);
+        Ok(count)
+    }
+}
+
+impl<I: Write> Write for Hashing<I> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}

@@ -1,0 +1,26 @@
+//! What every request shares.
+
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::PgPool;
+use tokio::sync::Notify;
+
+use crate::{config::Config, domain::clock::Clock, storage::Store};
+
+/// What every request shares; cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    /// Connections to Postgres.
+    pub pool: PgPool,
+    /// Object storage.
+    pub store: Store,
+    /// Source of times and ids.
+    pub clock: Arc<dyn Clock>,
+    /// Settings.
+    pub config: Arc<Config>,
+    /// Rung when a job has been queued or has changed state, here or in another replica; waiters then look again.
+    pub jobs_changed: Arc<Notify>,
+    /// What `/metrics` renders.
+    pub metrics: PrometheusHandle,
+}
