@@ -33,9 +33,9 @@ create table jobs (
 -- The queue: a claim walks it from the oldest job and passes over the few that hold a live lease. `lease_expires_at`
 -- is left out so that a heartbeat, by far the most frequent write, touches no index.
 create index jobs_claimable on jobs (created_at, job_id) where state in ('queued', 'running');
-create index jobs_newest on jobs (created_at desc, job_id desc);
-create index jobs_newest_of_run on jobs (run_id, created_at desc, job_id desc);
-create index jobs_newest_in_state on jobs (state, created_at desc, job_id desc);
+-- Pages of jobs, newest first: ids are UUIDv7.
+create index jobs_of_run on jobs (run_id, job_id desc);
+create index jobs_in_state on jobs (state, job_id desc);
 create index jobs_of_candidate_set on jobs (candidate_set_id);
 
 -- The datasets that a spec names, pinned at submission: a name means the same bytes in every attempt.
@@ -84,8 +84,7 @@ create table history_chunks (
     chunk_id uuid primary key,
     job_id uuid not null references jobs on delete cascade,
     lease_id uuid not null,
-    object_key text not null unique,
-    size_bytes bigint not null check (size_bytes >= 0),
+    digest_blake3 text not null references blobs,
     created_at timestamptz not null
 );
 create index history_chunks_of_job on history_chunks (job_id);
@@ -114,6 +113,16 @@ create table coefficients (
     constraint coefficients_size check (
         octet_length(values_f64) = 8::bigint * candidate_count * block_count
     )
+);
+
+-- The file that a lease has uploaded and not yet published. It stays a pending upload, seen by nobody, until `finish`
+-- makes it a blob; heartbeats keep it alive, and the reaper removes it when its worker has died.
+create table artifact_uploads (
+    lease_id uuid primary key references attempts (lease_id) on delete cascade,
+    upload_id uuid not null unique references uploads on delete cascade,
+    digest_blake3 text not null,
+    size_bytes bigint not null check (size_bytes > 0),
+    stored_at timestamptz not null
 );
 
 create table artifacts (

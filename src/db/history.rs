@@ -4,17 +4,20 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::DbError;
-use crate::domain::history::Scalars;
+use super::DbResult;
+use crate::domain::{
+    history::Scalars,
+    ids::{JobId, LeaseId},
+};
 
 /// Keeps the names of a job's blocks, in place of those before.
-pub async fn save_blocks(connection: &mut PgConnection, job_id: Uuid, names: &[String]) -> Result<(), DbError> {
+pub async fn save_blocks(connection: &mut PgConnection, job_id: JobId, names: &[String]) -> DbResult<()> {
     sqlx::query!(
         r#"
         insert into job_blocks (job_id, names) values ($1, $2)
         on conflict (job_id) do update set names = excluded.names
         "#,
-        job_id,
+        job_id.0,
         names,
     )
     .execute(connection)
@@ -23,8 +26,10 @@ pub async fn save_blocks(connection: &mut PgConnection, job_id: Uuid, names: &[S
 }
 
 /// Names of a job's blocks, where a worker has told them.
-pub async fn find_blocks(connection: &mut PgConnection, job_id: Uuid) -> Result<Option<Vec<String>>, DbError> {
-    Ok(sqlx::query_scalar!("select names from job_blocks where job_id = $1", job_id).fetch_optional(connection).await?)
+pub async fn find_blocks(connection: &mut PgConnection, job_id: JobId) -> DbResult<Option<Vec<String>>> {
+    Ok(sqlx::query_scalar!("select names from job_blocks where job_id = $1", job_id.0)
+        .fetch_optional(connection)
+        .await?)
 }
 
 /// A chunk that was written to object storage.
@@ -33,13 +38,11 @@ pub struct Chunk {
     /// Identifier.
     pub chunk_id: Uuid,
     /// The job.
-    pub job_id: Uuid,
+    pub job_id: JobId,
     /// The lease it was written under.
-    pub lease_id: Uuid,
-    /// Where it lies.
-    pub object_key: String,
-    /// Its size.
-    pub size_bytes: u64,
+    pub lease_id: LeaseId,
+    /// Digest of the blob that holds it.
+    pub digest_blake3: String,
     /// When it was written.
     pub created_at: DateTime<Utc>,
 }
@@ -61,17 +64,16 @@ pub async fn save_snapshots(
     connection: &mut PgConnection,
     chunk: &Chunk,
     snapshots: &[PlacedSnapshot],
-) -> Result<(), DbError> {
+) -> DbResult<()> {
     sqlx::query!(
         r#"
-        insert into history_chunks (chunk_id, job_id, lease_id, object_key, size_bytes, created_at)
-        values ($1, $2, $3, $4, $5, $6)
+        insert into history_chunks (chunk_id, job_id, lease_id, digest_blake3, created_at)
+        values ($1, $2, $3, $4, $5)
         "#,
         chunk.chunk_id,
-        chunk.job_id,
-        chunk.lease_id,
-        chunk.object_key,
-        chunk.size_bytes as i64,
+        chunk.job_id.0,
+        chunk.lease_id.0,
+        chunk.digest_blake3,
         chunk.created_at,
     )
     .execute(&mut *connection)
@@ -95,7 +97,7 @@ pub async fn save_snapshots(
             offset_bytes = excluded.offset_bytes,
             length_bytes = excluded.length_bytes
         "#,
-        chunk.job_id,
+        chunk.job_id.0,
         chunk.chunk_id,
         &column(|s| s.scalars.step as i64),
         &numbers(|s| s.epoch),
@@ -126,21 +128,22 @@ pub struct SnapshotRow {
 /// Snapshots of a job after a step, in order of step, at most `limit`.
 pub async fn list_snapshots(
     connection: &mut PgConnection,
-    job_id: Uuid,
+    job_id: JobId,
     after_step: Option<u64>,
     limit: i64,
-) -> Result<Vec<SnapshotRow>, DbError> {
+) -> DbResult<Vec<SnapshotRow>> {
     let after_step = after_step.map_or(-1, |step| i64::try_from(step).unwrap_or(i64::MAX));
     let rows = sqlx::query!(
         r#"
         select step, epoch, learning_rate, fit_loss, select_loss, object_key, offset_bytes, length_bytes
         from history_snapshots
         join history_chunks using (chunk_id)
+        join blobs using (digest_blake3)
         where history_snapshots.job_id = $1 and step > $2
         order by step
         limit $3
         "#,
-        job_id,
+        job_id.0,
         after_step,
         limit,
     )
@@ -177,12 +180,12 @@ pub struct CoefficientsRow {
 /// Keeps the coefficients a job ended with.
 pub async fn insert_coefficients(
     connection: &mut PgConnection,
-    job_id: Uuid,
+    job_id: JobId,
     coefficients: &CoefficientsRow,
-) -> Result<(), DbError> {
+) -> DbResult<()> {
     sqlx::query!(
         "insert into coefficients (job_id, candidate_count, block_count, values_f64) values ($1, $2, $3, $4)",
-        job_id,
+        job_id.0,
         coefficients.candidate_count as i32,
         coefficients.block_count as i32,
         coefficients.values_f64,
@@ -193,16 +196,11 @@ pub async fn insert_coefficients(
 }
 
 /// The coefficients a job ended with, where it succeeded.
-pub async fn find_coefficients(
-    connection: &mut PgConnection,
-    job_id: Uuid,
-) -> Result<Option<CoefficientsRow>, DbError> {
-    let row = sqlx::query!(
-        "select candidate_count, block_count, values_f64 from coefficients where job_id = $1",
-        job_id
-    )
-    .fetch_optional(connection)
-    .await?;
+pub async fn find_coefficients(connection: &mut PgConnection, job_id: JobId) -> DbResult<Option<CoefficientsRow>> {
+    let row =
+        sqlx::query!("select candidate_count, block_count, values_f64 from coefficients where job_id = $1", job_id.0)
+            .fetch_optional(connection)
+            .await?;
     Ok(row.map(|row| CoefficientsRow {
         candidate_count: row.candidate_count.unsigned_abs() as usize,
         block_count: row.block_count.unsigned_abs() as usize,

@@ -5,51 +5,55 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::DbError;
-use crate::domain::job::{AttemptState, Failure, JobState};
+use super::{DbError, DbResult};
+use crate::domain::{
+    ids::{ArtifactId, CandidateSetId, DatasetId, JobId, LeaseId, RunId},
+    job::{AttemptState, Failure, JobState},
+};
 
 /// A job to be queued.
 #[derive(Clone, Debug)]
 pub struct NewJob {
     /// Identifier.
-    pub job_id: Uuid,
+    pub job_id: JobId,
     /// The run of its candidates.
-    pub run_id: Uuid,
+    pub run_id: RunId,
     /// The candidates.
-    pub candidate_set_id: Uuid,
+    pub candidate_set_id: CandidateSetId,
     /// The resolved spec.
     pub spec: Value,
     /// Its memory estimate.
     pub estimate: Value,
     /// The datasets the spec names, by the word it uses.
-    pub datasets: Vec<(String, Uuid)>,
+    pub datasets: Vec<(String, DatasetId)>,
     /// When it was submitted.
     pub created_at: DateTime<Utc>,
 }
 
 /// Queues a job.
-pub async fn insert(connection: &mut PgConnection, job: &NewJob) -> Result<(), DbError> {
+pub async fn insert(connection: &mut PgConnection, job: &NewJob) -> DbResult<()> {
     sqlx::query!(
         r#"
         insert into jobs (job_id, run_id, candidate_set_id, state, spec, estimate, created_at)
         values ($1, $2, $3, 'queued', $4, $5, $6)
         "#,
-        job.job_id,
-        job.run_id,
-        job.candidate_set_id,
+        job.job_id.0,
+        job.run_id.0,
+        job.candidate_set_id.0,
         job.spec,
         job.estimate,
         job.created_at,
     )
     .execute(&mut *connection)
     .await?;
-    let (named, dataset_ids): (Vec<String>, Vec<Uuid>) = job.datasets.iter().cloned().unzip();
+    let (named, dataset_ids): (Vec<String>, Vec<Uuid>) =
+        job.datasets.iter().map(|(named, dataset_id)| (named.clone(), dataset_id.0)).unzip();
     sqlx::query!(
         r#"
         insert into job_datasets (job_id, named, dataset_id)
         select $1, named, dataset_id from unnest($2::text[], $3::uuid[]) as given (named, dataset_id)
         "#,
-        job.job_id,
+        job.job_id.0,
         &named,
         &dataset_ids,
     )
@@ -62,11 +66,11 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob) -> Result<(), D
 #[derive(Clone, Debug)]
 pub struct JobRow {
     /// Identifier.
-    pub job_id: Uuid,
+    pub job_id: JobId,
     /// The run of its candidates.
-    pub run_id: Uuid,
+    pub run_id: RunId,
     /// The candidates.
-    pub candidate_set_id: Uuid,
+    pub candidate_set_id: CandidateSetId,
     /// State.
     pub state: JobState,
     /// Whether someone asked for it to end.
@@ -82,7 +86,7 @@ pub struct JobRow {
     /// Why it failed.
     pub error: Option<Failure>,
     /// What it made.
-    pub artifact_id: Option<Uuid>,
+    pub artifact_id: Option<ArtifactId>,
     /// When it was submitted.
     pub created_at: DateTime<Utc>,
     /// When a worker first took it.
@@ -92,7 +96,7 @@ pub struct JobRow {
 }
 
 /// A job by its id.
-pub async fn find(connection: &mut PgConnection, job_id: Uuid) -> Result<Option<JobRow>, DbError> {
+pub async fn find(connection: &mut PgConnection, job_id: JobId) -> DbResult<Option<JobRow>> {
     let row = sqlx::query!(
         r#"
         select
@@ -102,15 +106,15 @@ pub async fn find(connection: &mut PgConnection, job_id: Uuid) -> Result<Option<
         from jobs
         where job_id = $1
         "#,
-        job_id
+        job_id.0
     )
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
         Ok(JobRow {
-            job_id: row.job_id,
-            run_id: row.run_id,
-            candidate_set_id: row.candidate_set_id,
+            job_id: row.job_id.into(),
+            run_id: row.run_id.into(),
+            candidate_set_id: row.candidate_set_id.into(),
             state: parse_state(&row.state, job_id)?,
             cancel_requested: row.cancel_requested,
             spec: row.spec,
@@ -118,7 +122,7 @@ pub async fn find(connection: &mut PgConnection, job_id: Uuid) -> Result<Option<
             progress: row.progress,
             report: row.report,
             error: failure(row.error_code, row.error_message),
-            artifact_id: row.artifact_id,
+            artifact_id: row.artifact_id.map(ArtifactId),
             created_at: row.created_at,
             started_at: row.started_at,
             finished_at: row.finished_at,
@@ -127,8 +131,8 @@ pub async fn find(connection: &mut PgConnection, job_id: Uuid) -> Result<Option<
     .transpose()
 }
 
-fn parse_state(word: &str, job_id: Uuid) -> Result<JobState, DbError> {
-    word.parse().map_err(|_| DbError::inconsistent("jobs", "state", job_id))
+fn parse_state(word: &str, job_id: JobId) -> DbResult<JobState> {
+    word.parse().map_err(|_| DbError::inconsistent("jobs", "state", job_id.0))
 }
 
 fn failure(code: Option<String>, message: Option<String>) -> Option<Failure> {
@@ -153,7 +157,7 @@ pub struct AttemptRow {
 }
 
 /// The attempts of a job, oldest first.
-pub async fn list_attempts(connection: &mut PgConnection, job_id: Uuid) -> Result<Vec<AttemptRow>, DbError> {
+pub async fn list_attempts(connection: &mut PgConnection, job_id: JobId) -> DbResult<Vec<AttemptRow>> {
     let rows = sqlx::query!(
         r#"
         select attempt, worker_name, state, error_code, error_message, started_at, finished_at
@@ -161,7 +165,7 @@ pub async fn list_attempts(connection: &mut PgConnection, job_id: Uuid) -> Resul
         where job_id = $1
         order by attempt
         "#,
-        job_id
+        job_id.0
     )
     .fetch_all(connection)
     .await?;
@@ -170,7 +174,7 @@ pub async fn list_attempts(connection: &mut PgConnection, job_id: Uuid) -> Resul
             Ok(AttemptRow {
                 attempt: row.attempt.unsigned_abs(),
                 worker_name: row.worker_name,
-                state: row.state.parse().map_err(|_| DbError::inconsistent("attempts", "state", job_id))?,
+                state: row.state.parse().map_err(|_| DbError::inconsistent("attempts", "state", job_id.0))?,
                 error: failure(row.error_code, row.error_message),
                 started_at: row.started_at,
                 finished_at: row.finished_at,
@@ -183,11 +187,11 @@ pub async fn list_attempts(connection: &mut PgConnection, job_id: Uuid) -> Resul
 #[derive(Clone, Debug)]
 pub struct SummaryRow {
     /// Identifier.
-    pub job_id: Uuid,
+    pub job_id: JobId,
     /// The run of its candidates.
-    pub run_id: Uuid,
+    pub run_id: RunId,
     /// The candidates.
-    pub candidate_set_id: Uuid,
+    pub candidate_set_id: CandidateSetId,
     /// State.
     pub state: JobState,
     /// How far it is.
@@ -204,28 +208,26 @@ pub struct Filter {
     /// Only jobs in this state.
     pub state: Option<JobState>,
     /// Only jobs of this run.
-    pub run_id: Option<Uuid>,
-    /// Only jobs older than this one: its submission time and id.
-    pub before: Option<(DateTime<Utc>, Uuid)>,
+    pub run_id: Option<RunId>,
+    /// Only jobs with smaller ids, which are older.
+    pub before: Option<Uuid>,
 }
 
 /// Jobs, newest first, at most `limit`.
-pub async fn list(connection: &mut PgConnection, filter: Filter, limit: i64) -> Result<Vec<SummaryRow>, DbError> {
-    let (before_at, before_id) = filter.before.unzip();
+pub async fn list(connection: &mut PgConnection, filter: Filter, limit: i64) -> DbResult<Vec<SummaryRow>> {
     let rows = sqlx::query!(
         r#"
         select job_id, run_id, candidate_set_id, state, progress, created_at, finished_at
         from jobs
         where ($1::text is null or state = $1)
           and ($2::uuid is null or run_id = $2)
-          and ($3::timestamptz is null or (created_at, job_id) < ($3, $4::uuid))
-        order by created_at desc, job_id desc
-        limit $5
+          and ($3::uuid is null or job_id < $3)
+        order by job_id desc
+        limit $4
         "#,
         filter.state.map(JobState::as_str),
-        filter.run_id,
-        before_at,
-        before_id,
+        filter.run_id.map(|id| id.0),
+        filter.before,
         limit,
     )
     .fetch_all(connection)
@@ -233,10 +235,10 @@ pub async fn list(connection: &mut PgConnection, filter: Filter, limit: i64) -> 
     rows.into_iter()
         .map(|row| {
             Ok(SummaryRow {
-                job_id: row.job_id,
-                run_id: row.run_id,
-                candidate_set_id: row.candidate_set_id,
-                state: parse_state(&row.state, row.job_id)?,
+                job_id: row.job_id.into(),
+                run_id: row.run_id.into(),
+                candidate_set_id: row.candidate_set_id.into(),
+                state: parse_state(&row.state, row.job_id.into())?,
                 progress: row.progress,
                 created_at: row.created_at,
                 finished_at: row.finished_at,
@@ -249,11 +251,11 @@ pub async fn list(connection: &mut PgConnection, filter: Filter, limit: i64) -> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockedJob {
     /// Identifier.
-    pub job_id: Uuid,
+    pub job_id: JobId,
     /// The run of its candidates.
-    pub run_id: Uuid,
+    pub run_id: RunId,
     /// The candidates.
-    pub candidate_set_id: Uuid,
+    pub candidate_set_id: CandidateSetId,
     /// State.
     pub state: JobState,
     /// Whether someone asked for it to end.
@@ -261,13 +263,13 @@ pub struct LockedJob {
     /// Attempts so far.
     pub attempt_count: u32,
     /// The lease that speaks for it, while it runs.
-    pub lease_id: Option<Uuid>,
+    pub lease_id: Option<LeaseId>,
     /// When a worker first took it.
     pub started_at: Option<DateTime<Utc>>,
 }
 
 /// Locks a job for the rest of the transaction, so that the decision made on it still holds when it is written.
-pub async fn lock(connection: &mut PgConnection, job_id: Uuid) -> Result<Option<LockedJob>, DbError> {
+pub async fn lock(connection: &mut PgConnection, job_id: JobId) -> DbResult<Option<LockedJob>> {
     let row = sqlx::query!(
         r#"
         select run_id, candidate_set_id, state, cancel_requested, attempt_count, lease_id, started_at
@@ -275,19 +277,19 @@ pub async fn lock(connection: &mut PgConnection, job_id: Uuid) -> Result<Option<
         where job_id = $1
         for update
         "#,
-        job_id
+        job_id.0
     )
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
         Ok(LockedJob {
             job_id,
-            run_id: row.run_id,
-            candidate_set_id: row.candidate_set_id,
+            run_id: row.run_id.into(),
+            candidate_set_id: row.candidate_set_id.into(),
             state: parse_state(&row.state, job_id)?,
             cancel_requested: row.cancel_requested,
             attempt_count: row.attempt_count.unsigned_abs(),
-            lease_id: row.lease_id,
+            lease_id: row.lease_id.map(LeaseId),
             started_at: row.started_at,
         })
     })
@@ -310,7 +312,7 @@ pub struct Move<'a> {
 }
 
 /// Takes a job to a state in which no worker holds it. Answers whether it was in the state expected.
-pub async fn mark_moved(connection: &mut PgConnection, job_id: Uuid, change: Move<'_>) -> Result<bool, DbError> {
+pub async fn mark_moved(connection: &mut PgConnection, job_id: JobId, change: Move<'_>) -> DbResult<bool> {
     let done = sqlx::query!(
         r#"
         update jobs
@@ -323,7 +325,7 @@ pub async fn mark_moved(connection: &mut PgConnection, job_id: Uuid, change: Mov
             lease_expires_at = null
         where job_id = $1 and state = $2
         "#,
-        job_id,
+        job_id.0,
         change.from.as_str(),
         change.to.as_str(),
         change.failure.map(|failure| failure.code.as_str()),
@@ -337,24 +339,11 @@ pub async fn mark_moved(connection: &mut PgConnection, job_id: Uuid, change: Mov
 }
 
 /// Notes that someone asked for a running job to end.
-pub async fn mark_cancel_requested(connection: &mut PgConnection, job_id: Uuid) -> Result<(), DbError> {
-    sqlx::query!("update jobs set cancel_requested = true where job_id = $1 and state = 'running'", job_id)
+pub async fn mark_cancel_requested(connection: &mut PgConnection, job_id: JobId) -> DbResult<()> {
+    sqlx::query!("update jobs set cancel_requested = true where job_id = $1 and state = 'running'", job_id.0)
         .execute(connection)
         .await?;
     Ok(())
-}
-
-/// The candidates of a job, in the order of its coefficients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CandidateRow {
-    /// The checkpoint.
-    pub checkpoint_id: Uuid,
-    /// Its step.
-    pub step: i64,
-    /// Size of its file.
-    pub size_bytes: u64,
-    /// Digest of its file.
-    pub digest_blake3: String,
 }
 
 /// How the queue stands.
@@ -369,7 +358,7 @@ pub struct QueueStatus {
 }
 
 /// How the queue stands.
-pub async fn queue_status(connection: &mut PgConnection) -> Result<QueueStatus, DbError> {
+pub async fn queue_status(connection: &mut PgConnection) -> DbResult<QueueStatus> {
     let row = sqlx::query!(
         r#"
         select

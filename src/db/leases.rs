@@ -4,16 +4,18 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
-use uuid::Uuid;
 
-use super::DbError;
-use crate::domain::job::{AttemptState, Failure};
+use super::{DbError, DbResult};
+use crate::domain::{
+    ids::{JobId, LeaseId},
+    job::{AttemptState, Failure},
+};
 
 /// A worker that asks for a job, and the lease it is to get.
 #[derive(Clone, Copy, Debug)]
 pub struct Claimant<'a> {
     /// Identifier of the new lease.
-    pub lease_id: Uuid,
+    pub lease_id: LeaseId,
     /// Name of the worker.
     pub worker_name: &'a str,
     /// Version of the worker.
@@ -32,7 +34,7 @@ pub struct Claimant<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claimed {
     /// The job.
-    pub job_id: Uuid,
+    pub job_id: JobId,
     /// The new attempt.
     pub attempt: u32,
     /// Whether a dead attempt was closed for it.
@@ -43,7 +45,7 @@ pub struct Claimed {
 ///
 /// Two claims at the same moment never wait for each other and never take the same job. A lapsed job without attempts
 /// left, or with a cancel requested, is not taken: [`end_abandoned`] ends it.
-pub async fn claim(connection: &mut PgConnection, claimant: Claimant<'_>) -> Result<Option<Claimed>, DbError> {
+pub async fn claim(connection: &mut PgConnection, claimant: Claimant<'_>) -> DbResult<Option<Claimed>> {
     let row = sqlx::query!(
         r#"
         with candidate as (
@@ -89,7 +91,7 @@ pub async fn claim(connection: &mut PgConnection, claimant: Claimant<'_>) -> Res
         "#,
         claimant.now,
         i32::try_from(claimant.max_attempts).unwrap_or(i32::MAX),
-        claimant.lease_id,
+        claimant.lease_id.0,
         claimant.expires_at,
         claimant.worker_name,
         claimant.worker_version,
@@ -97,7 +99,11 @@ pub async fn claim(connection: &mut PgConnection, claimant: Claimant<'_>) -> Res
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| Claimed { job_id: row.job_id, attempt: row.attempt.unsigned_abs(), took_over: row.took_over }))
+    Ok(row.map(|row| Claimed {
+        job_id: row.job_id.into(),
+        attempt: row.attempt.unsigned_abs(),
+        took_over: row.took_over,
+    }))
 }
 
 /// What a renewal found.
@@ -106,7 +112,7 @@ pub enum Renewal {
     /// The lease holds this job and lasts longer now.
     Held {
         /// The job.
-        job_id: Uuid,
+        job_id: JobId,
         /// The attempt.
         attempt: u32,
         /// Whether someone asked for the job to end.
@@ -121,10 +127,10 @@ pub enum Renewal {
 /// Renews a lease and writes the progress: one statement. A lease that has lapsed but was not taken over is renewed.
 pub async fn renew(
     connection: &mut PgConnection,
-    lease_id: Uuid,
+    lease_id: LeaseId,
     progress: Option<&Value>,
     expires_at: DateTime<Utc>,
-) -> Result<Renewal, DbError> {
+) -> DbResult<Renewal> {
     let row = sqlx::query!(
         r#"
         with renewed as (
@@ -138,7 +144,7 @@ pub async fn renew(
         left join renewed on renewed.job_id = attempts.job_id
         where attempts.lease_id = $1
         "#,
-        lease_id,
+        lease_id.0,
         expires_at,
         progress,
     )
@@ -146,7 +152,7 @@ pub async fn renew(
     .await?;
     Ok(match row.map(|row| (row.job_id, row.attempt, row.cancel_requested)) {
         Some((Some(job_id), Some(attempt), Some(cancel_requested))) => {
-            Renewal::Held { job_id, attempt: attempt.unsigned_abs(), cancel_requested }
+            Renewal::Held { job_id: job_id.into(), attempt: attempt.unsigned_abs(), cancel_requested }
         }
         Some(_) => Renewal::Lost,
         None => Renewal::Unknown,
@@ -157,7 +163,7 @@ pub async fn renew(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeasedAttempt {
     /// The job.
-    pub job_id: Uuid,
+    pub job_id: JobId,
     /// The attempt.
     pub attempt: u32,
     /// How it stands.
@@ -167,17 +173,15 @@ pub struct LeasedAttempt {
 }
 
 /// The attempt that a lease was given to, whatever became of it.
-pub async fn find_attempt(connection: &mut PgConnection, lease_id: Uuid) -> Result<Option<LeasedAttempt>, DbError> {
-    let row = sqlx::query!(
-        "select job_id, attempt, state, worker_version from attempts where lease_id = $1",
-        lease_id
-    )
-    .fetch_optional(connection)
-    .await?;
+pub async fn find_attempt(connection: &mut PgConnection, lease_id: LeaseId) -> DbResult<Option<LeasedAttempt>> {
+    let row =
+        sqlx::query!("select job_id, attempt, state, worker_version from attempts where lease_id = $1", lease_id.0)
+            .fetch_optional(connection)
+            .await?;
     row.map(|row| {
-        let state = row.state.parse().map_err(|_| DbError::inconsistent("attempts", "state", lease_id))?;
+        let state = row.state.parse().map_err(|_| DbError::inconsistent("attempts", "state", lease_id.0))?;
         Ok(LeasedAttempt {
-            job_id: row.job_id,
+            job_id: row.job_id.into(),
             attempt: row.attempt.unsigned_abs(),
             state,
             worker_version: row.worker_version,
@@ -189,18 +193,18 @@ pub async fn find_attempt(connection: &mut PgConnection, lease_id: Uuid) -> Resu
 /// Closes the attempt that a lease was given to, if it still runs.
 pub async fn mark_attempt_ended(
     connection: &mut PgConnection,
-    lease_id: Uuid,
+    lease_id: LeaseId,
     state: AttemptState,
     failure: Option<&Failure>,
     now: DateTime<Utc>,
-) -> Result<(), DbError> {
+) -> DbResult<()> {
     sqlx::query!(
         r#"
         update attempts
         set state = $2, error_code = $3, error_message = $4, finished_at = $5
         where lease_id = $1 and state = 'running'
         "#,
-        lease_id,
+        lease_id.0,
         state.as_str(),
         failure.map(|failure| failure.code.as_str()),
         failure.map(|failure| failure.message.as_str()),
@@ -214,18 +218,18 @@ pub async fn mark_attempt_ended(
 /// Keeps the state a fit resumes from, in place of the one before.
 pub async fn save_fit_state(
     connection: &mut PgConnection,
-    job_id: Uuid,
+    job_id: JobId,
     attempt: u32,
     state: &[u8],
     now: DateTime<Utc>,
-) -> Result<(), DbError> {
+) -> DbResult<()> {
     sqlx::query!(
         r#"
         insert into fit_states (job_id, attempt, state, saved_at) values ($1, $2, $3, $4)
         on conflict (job_id) do update
         set attempt = excluded.attempt, state = excluded.state, saved_at = excluded.saved_at
         "#,
-        job_id,
+        job_id.0,
         i32::try_from(attempt).unwrap_or(i32::MAX),
         state,
         now,
@@ -236,8 +240,10 @@ pub async fn save_fit_state(
 }
 
 /// The state a fit resumes from, where an attempt has saved one.
-pub async fn find_fit_state(connection: &mut PgConnection, job_id: Uuid) -> Result<Option<Vec<u8>>, DbError> {
-    Ok(sqlx::query_scalar!("select state from fit_states where job_id = $1", job_id).fetch_optional(connection).await?)
+pub async fn find_fit_state(connection: &mut PgConnection, job_id: JobId) -> DbResult<Option<Vec<u8>>> {
+    Ok(sqlx::query_scalar!("select state from fit_states where job_id = $1", job_id.0)
+        .fetch_optional(connection)
+        .await?)
 }
 
 /// Jobs that [`end_abandoned`] ended.
@@ -254,7 +260,7 @@ pub async fn end_abandoned(
     connection: &mut PgConnection,
     max_attempts: u32,
     now: DateTime<Utc>,
-) -> Result<Abandoned, DbError> {
+) -> DbResult<Abandoned> {
     let row = sqlx::query!(
         r#"
         with abandoned as (
@@ -289,7 +295,9 @@ pub async fn end_abandoned(
         now,
         i32::try_from(max_attempts).unwrap_or(i32::MAX),
         Failure::TOO_MANY_ATTEMPTS,
-        format!("the leases of all {max_attempts} attempts lapsed or failed; the last worker stopped sending heartbeats"),
+        format!(
+            "the leases of all {max_attempts} attempts lapsed or failed; the last worker stopped sending heartbeats"
+        ),
     )
     .fetch_one(connection)
     .await?;

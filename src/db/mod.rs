@@ -1,9 +1,15 @@
 //! All SQL: plain functions over `&mut PgConnection`, one file for each thing. None begins a transaction.
 
+pub mod artifacts;
 pub mod blobs;
 pub mod error;
+pub mod history;
 pub mod idempotency;
+pub mod job_inputs;
+pub mod jobs;
+pub mod leases;
 pub mod migrations;
+pub mod notify;
 pub mod uploads;
 
 use std::time::Duration;

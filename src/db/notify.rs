@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use sqlx::{PgPool, postgres::PgListener};
 use tokio::sync::broadcast;
-use uuid::Uuid;
 
-use crate::domain::job::JobState;
+use crate::domain::{ids::JobId, job::JobState};
 
 /// Channel on which the trigger of migration 2 reports changes of state.
 const CHANNEL: &str = "barycenter_jobs";
@@ -21,7 +20,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobChange {
     /// The job.
-    pub job_id: Uuid,
+    pub job_id: JobId,
     /// Its new state.
     pub state: JobState,
 }
@@ -103,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_payload_is_a_state_and_an_id() {
-        let job_id: Uuid = "0190f3a8-0000-7000-8000-000000000001".parse().unwrap();
+        let job_id: JobId = "0190f3a8-0000-7000-8000-000000000001".parse().unwrap();
         let change = parse(&format!("queued {job_id}")).unwrap();
         assert_eq!(change, JobChange { job_id, state: JobState::Queued });
         assert_eq!(parse("queued"), None);

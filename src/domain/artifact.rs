@@ -1,19 +1,20 @@
 //! Artifacts: averaged models.
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
+
+use super::ids::{ArtifactId, JobId, LeaseId, RunId};
 
 /// A published artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Artifact {
     /// Identifier.
-    pub artifact_id: Uuid,
+    pub artifact_id: ArtifactId,
     /// The job that made it.
-    pub job_id: Uuid,
+    pub job_id: JobId,
     /// The run of its candidates.
-    pub run_id: Uuid,
+    pub run_id: RunId,
     /// The lease it was uploaded and published under.
-    pub lease_id: Uuid,
+    pub lease_id: LeaseId,
     /// Digest of the file.
     pub digest_blake3: String,
     /// Size of the file.
