@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::{PgPool, postgres::PgListener};
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::{ids::JobId, job::JobState};
 
@@ -50,13 +51,19 @@ impl JobChanges {
         Subscription { receiver: self.sender.subscribe() }
     }
 
-    /// Listens until the task is dropped, on one connection of the pool, and connects again when it is lost.
-    pub async fn listen(self, pool: PgPool) {
-        loop {
-            if let Err(error) = self.pass_on(&pool).await {
-                tracing::warn!(error = %error, "lost the connection that listens for jobs");
+    /// Listens until told to stop, on one connection of the pool, and connects again when it is lost.
+    pub async fn listen(self, pool: PgPool, stop: CancellationToken) {
+        let listening = async {
+            loop {
+                if let Err(error) = self.pass_on(&pool).await {
+                    tracing::warn!(error = %error, "lost the connection that listens for jobs");
+                }
+                tokio::time::sleep(RECONNECT_PAUSE).await;
             }
-            tokio::time::sleep(RECONNECT_PAUSE).await;
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = listening => {}
         }
     }
 
