@@ -13,6 +13,9 @@ pub const GROUP: usize = 256;
 /// What a group decodes to.
 pub type Reconstruction = [f32; GROUP];
 
+/// Groups whose step is below this are stored as zeros: near the end of the range of f32 its reciprocal overflows.
+const SMALLEST_STEP: f64 = 1e-36;
+
 /// Step of the best uniform quantiser of a Gaussian, in standard deviations.
 fn gaussian_step(bits: u8) -> f64 {
     match bits {
@@ -29,7 +32,7 @@ fn gaussian_step(bits: u8) -> f64 {
 /// Δ starts at the Gaussian optimum for the group's root mean square and is refitted once by least squares. Where the
 /// group's largest value lies outside that range, the range that just covers it is tried as well and the smaller
 /// squared error wins: a heavy tail then costs resolution, not the tail itself.
-/// A group of zeros has Δ = 0. Elements that are not there (a short group) get the code 0 and count for nothing.
+/// A group of zeros (or of numbers below 1e-36) has Δ = 0. Elements that are not there (a short group) get the code 0 and count for nothing.
 ///
 /// # Panics
 /// Where `bits` is not 1, 2, 4 or 8, or the lengths do not fit.
@@ -37,12 +40,12 @@ pub fn quantise(deviations: &[f32], bits: u8, codes: &mut [u8]) -> f32 {
     assert!(deviations.len() <= GROUP && codes.len() == 32 * usize::from(bits), "a group is 256 elements");
     codes.fill(0);
     let square: f64 = deviations.iter().map(|d| f64::from(*d) * f64::from(*d)).sum();
-    if square == 0.0 {
+    let gaussian = gaussian_step(bits) * (square / deviations.len().max(1) as f64).sqrt();
+    if gaussian < SMALLEST_STEP {
         return 0.0;
     }
     let half_levels = f64::from(1_u32 << (bits - 1));
     let largest = deviations.iter().fold(0f32, |m, d| m.max(d.abs()));
-    let gaussian = gaussian_step(bits) * (square / deviations.len() as f64).sqrt();
     let covering = f64::from(largest) / half_levels;
     let mut best = Attempt::new(deviations, bits, gaussian);
     if bits > 1 && covering > gaussian {
