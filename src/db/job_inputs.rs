@@ -180,3 +180,19 @@ pub async fn find_run_id(connection: &mut PgConnection, run: &str) -> DbResult<O
     .await?;
     Ok(run_id.map(RunId))
 }
+
+/// Number of candidates of a job.
+pub async fn count_candidates(connection: &mut PgConnection, job_id: JobId) -> DbResult<usize> {
+    let count = sqlx::query_scalar!(
+        r#"
+        select count(*) as "count!"
+        from jobs
+        join candidate_set_members using (candidate_set_id)
+        where job_id = $1
+        "#,
+        job_id.0
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count.unsigned_abs() as usize)
+}
