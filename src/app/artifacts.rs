@@ -1,16 +1,15 @@
 //! Artifacts: receiving them under a lease, publishing them, reading them.
 
 use barycenter_api::{Artifact, JobSpec, Manifest, ManifestCandidate, StoredArtifact};
-use barycenter_core::checkpoint::{Layout, header_length};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
 use sqlx::PgConnection;
 
 use super::{
     AppError, AppResult,
-    blobs::{self, ByteStream, PendingUpload},
+    blobs::{self, PendingUpload},
+    candidate_sets::find_candidate_set_with,
     history, jobs, leases,
+    tensor_file::Incoming,
     transaction::{begin, commit, connection},
 };
 use crate::{
@@ -27,39 +26,39 @@ use crate::{
 
 /// Receives the artifact of a lease. It stays a pending upload, seen by nobody, until `finish`; a second one takes the
 /// place of the first.
-pub async fn receive_artifact(state: &AppState, lease_id: LeaseId, body: ByteStream) -> AppResult<StoredArtifact> {
+pub async fn receive_artifact(state: &AppState, lease_id: LeaseId, file: Incoming) -> AppResult<StoredArtifact> {
+    file.check_announcement(state.config.uploads.max_upload_bytes)?;
     let mut transaction = begin(state).await?;
-    let (_, job) = leases::lock_attempt(&mut transaction, lease_id).await?;
-    leases::check_held(&job, lease_id, "artifact")?;
+    lock_held(&mut transaction, lease_id).await?;
     commit(transaction).await?;
-    let upload = blobs::begin_upload(state).await?;
-    match store_artifact(state, lease_id, &upload, body).await {
-        Ok((stored, replaced)) => {
-            if let Some(replaced) = replaced {
-                blobs::discard(state, &replaced).await;
-            }
-            Ok(StoredArtifact { size_bytes: stored.size_bytes, digest_blake3: stored.digest_blake3 })
-        }
-        Err(error) => {
-            blobs::discard(state, &upload).await;
-            Err(error)
-        }
+    let (upload, stored) = file.read_header(state).await?.store(state).await?;
+    let noted = note_upload(state, lease_id, &upload, &stored).await;
+    let superfluous = match &noted {
+        Ok(replaced) => replaced.as_ref(),
+        Err(_) => Some(&upload),
+    };
+    if let Some(superfluous) = superfluous {
+        blobs::discard(state, superfluous).await;
     }
+    noted?;
+    metrics::histogram!("barycenter_upload_size_bytes", "kind" => "artifact").record(stored.size_bytes as f64);
+    Ok(StoredArtifact { size_bytes: stored.size_bytes, digest_blake3: stored.digest_blake3 })
 }
 
-async fn store_artifact(
+async fn lock_held(conn: &mut PgConnection, lease_id: LeaseId) -> AppResult<()> {
+    let (_, job) = leases::lock_attempt(conn, lease_id).await?;
+    leases::check_held(&job, lease_id, "artifact")
+}
+
+/// Notes an upload as the one of its lease, which may have been lost while the bytes flowed; returns the one before.
+async fn note_upload(
     state: &AppState,
     lease_id: LeaseId,
     upload: &PendingUpload,
-    body: ByteStream,
-) -> AppResult<(Stored, Option<PendingUpload>)> {
-    let stored = blobs::receive(state, upload, body, state.config.uploads.max_upload_bytes).await?;
-    check_file(state, &upload.key, stored.size_bytes).await?;
-    let now = state.clock.now();
+    stored: &Stored,
+) -> AppResult<Option<PendingUpload>> {
     let mut transaction = begin(state).await?;
-    // The lease may have been lost while the bytes flowed.
-    let (_, job) = leases::lock_attempt(&mut transaction, lease_id).await?;
-    leases::check_held(&job, lease_id, "artifact")?;
+    lock_held(&mut transaction, lease_id).await?;
     let replaced = find_pending(&mut transaction, lease_id).await?;
     let row = ArtifactUpload {
         upload_id: upload.upload_id,
@@ -67,32 +66,9 @@ async fn store_artifact(
         digest_blake3: stored.digest_blake3.clone(),
         size_bytes: stored.size_bytes,
     };
-    db::artifacts::save_upload(&mut transaction, lease_id, &row, now).await?;
+    db::artifacts::save_upload(&mut transaction, lease_id, &row, state.clock.now()).await?;
     commit(transaction).await?;
-    metrics::histogram!("barycenter_upload_size_bytes", "kind" => "artifact").record(stored.size_bytes as f64);
-    Ok((stored, replaced))
-}
-
-/// Refuses a stored file that is no safetensors file.
-async fn check_file(state: &AppState, key: &ObjectKey, size_bytes: u64) -> AppResult<()> {
-    let invalid = |detail: String| AppError::refused(ProblemCode::InvalidFile, detail);
-    if size_bytes < 8 {
-        return Err(invalid(format!("the file has {size_bytes} bytes, fewer than the length of a header")));
-    }
-    let first = read(state, key, 0..8).await?;
-    let first: [u8; 8] = first.as_ref().try_into().map_err(AppError::internal)?;
-    let length = header_length(first, state.config.uploads.max_header_bytes).map_err(|e| invalid(e.to_string()))?;
-    if length > size_bytes - 8 {
-        return Err(invalid(format!("the header claims {length} bytes, the file has {size_bytes}")));
-    }
-    let header = read(state, key, 8..8 + length).await?;
-    let layout = Layout::parse(&header).map_err(|e| invalid(e.to_string()))?;
-    layout.check_size(size_bytes).map_err(|e| invalid(e.to_string()))
-}
-
-async fn read(state: &AppState, key: &ObjectKey, range: std::ops::Range<u64>) -> AppResult<Bytes> {
-    let parts: Vec<Bytes> = state.store.get_range(key, range).await?.try_collect().await?;
-    Ok(parts.concat().into())
+    Ok(replaced)
 }
 
 /// The pending upload of a lease.
@@ -167,7 +143,7 @@ pub async fn find_manifest(state: &AppState, artifact_id: ArtifactId) -> AppResu
     let job = db::jobs::find(&mut conn, artifact.job_id).await?.ok_or_else(|| jobs::not_found(artifact.job_id))?;
     let spec: JobSpec = jobs::document("spec", job.job_id.0, job.spec)?;
     let report = job.report.ok_or_else(|| DbError::inconsistent("jobs", "report", job.job_id.0))?;
-    let candidates = db::job_inputs::list_candidates(&mut conn, job.candidate_set_id).await?;
+    let candidates = find_candidate_set_with(&mut conn, job.candidate_set_id).await?.members;
     let coefficients = history::read_coefficients(&mut conn, job.job_id, &candidates).await?;
     Ok(Manifest {
         artifact: to_wire(&artifact),

@@ -4,8 +4,6 @@ use barycenter_api::MemoryEstimate;
 use barycenter_core::projection::Projection;
 
 const BYTES_OF_F32: u64 = 4;
-/// Labels are held as i64.
-const BYTES_OF_LABEL: u64 = 8;
 
 /// What a job's memory depends on.
 #[derive(Clone, Copy, Debug)]
@@ -14,14 +12,14 @@ pub struct Sizes<'a> {
     pub candidates: usize,
     /// Elements of each averaged tensor.
     pub tensors: &'a [usize],
-    /// L; `None` where it is bounded by the number of tensors only.
+    /// L.
     pub blocks: usize,
     /// Bits of a stored direction.
     pub bits: u8,
     /// Activations of one batch, as the network says.
     pub activation_bytes: u64,
-    /// Samples of every dataset that is held, and elements of one input.
-    pub datasets: &'a [(u64, u64)],
+    /// Bytes of all datasets: their files are mapped, not copied.
+    pub dataset_bytes: u64,
 }
 
 /// The estimate. The core counts the centre with the projection; here it is one of the three vectors.
@@ -32,14 +30,12 @@ pub fn estimate(sizes: Sizes<'_>) -> MemoryEstimate {
     let projection_bytes =
         Projection::memory_bytes(sizes.candidates, sizes.tensors, sizes.bits) - centre_bytes + norm_bytes;
     let vector_bytes = 3 * centre_bytes;
-    let of_dataset = |(samples, elements): &(u64, u64)| samples * (elements * BYTES_OF_F32 + BYTES_OF_LABEL);
-    let dataset_bytes: u64 = sizes.datasets.iter().map(of_dataset).sum();
     MemoryEstimate {
         projection_bytes,
         vector_bytes,
         activation_bytes: sizes.activation_bytes,
-        dataset_bytes,
-        total_bytes: projection_bytes + vector_bytes + sizes.activation_bytes + dataset_bytes,
+        dataset_bytes: sizes.dataset_bytes,
+        total_bytes: projection_bytes + vector_bytes + sizes.activation_bytes + sizes.dataset_bytes,
     }
 }
 
@@ -55,13 +51,13 @@ mod tests {
             blocks: 1,
             bits: 4,
             activation_bytes: 1000,
-            datasets: &[(100, 3 * 32 * 32)],
+            dataset_bytes: 308_000,
         };
         let memory = estimate(sizes);
         // 11 tiles of 256 elements: 128 bytes of codes and one f32 scale a candidate; one f64 norm a candidate.
         assert_eq!(memory.projection_bytes, 11 * 10 * (128 + 4) + 10 * 8);
         assert_eq!(memory.vector_bytes, 3 * 4 * 2660);
-        assert_eq!(memory.dataset_bytes, 100 * (3072 * 4 + 8));
+        assert_eq!(memory.dataset_bytes, 308_000);
         let parts = memory.projection_bytes + memory.vector_bytes + memory.activation_bytes + memory.dataset_bytes;
         assert_eq!(memory.total_bytes, parts);
     }

@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 use super::{
     AppError, AppResult,
     blobs::{self, PendingUpload},
+    candidate_sets::find_candidate_set_with,
     jobs,
     transaction::connection,
 };
@@ -18,10 +19,10 @@ use crate::{
     db::{
         self, DbError,
         history::{Chunk, CoefficientsRow, PlacedSnapshot, SnapshotRow},
-        job_inputs::CandidateRow,
         jobs::LockedJob,
     },
     domain::{
+        candidate_set::Candidate,
         history::{Scalars, first_bad_block, rows_of},
         ids::{JobId, LeaseId},
         problem_code::ProblemCode,
@@ -191,16 +192,16 @@ pub async fn find_coefficients(state: &AppState, job_id: JobId) -> AppResult<Coe
     read_coefficients(&mut conn, job_id, &candidates).await
 }
 
-async fn candidates_of(conn: &mut PgConnection, job_id: JobId) -> AppResult<Vec<CandidateRow>> {
+async fn candidates_of(conn: &mut PgConnection, job_id: JobId) -> AppResult<Vec<Candidate>> {
     let job = db::jobs::find(conn, job_id).await?.ok_or_else(|| jobs::not_found(job_id))?;
-    Ok(db::job_inputs::list_candidates(conn, job.candidate_set_id).await?)
+    Ok(find_candidate_set_with(conn, job.candidate_set_id).await?.members)
 }
 
 /// The coefficients that a job ended with, beside its candidates.
 pub(super) async fn read_coefficients(
     conn: &mut PgConnection,
     job_id: JobId,
-    candidates: &[CandidateRow],
+    candidates: &[Candidate],
 ) -> AppResult<CoefficientTable> {
     let row = db::history::find_coefficients(conn, job_id).await?.ok_or_else(|| {
         let detail = format!("job {job_id} has no coefficients; only a job that has succeeded has");
@@ -215,7 +216,7 @@ pub(super) async fn read_coefficients(
     Ok(CoefficientTable { candidates: refs(candidates), values: rows_of(&values.0, blocks.len()), blocks })
 }
 
-fn refs(candidates: &[CandidateRow]) -> Vec<CandidateRef> {
+fn refs(candidates: &[Candidate]) -> Vec<CandidateRef> {
     candidates.iter().map(|row| CandidateRef { checkpoint_id: row.checkpoint_id.0, step: row.step }).collect()
 }
 

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{
     AppError, AppResult,
     idempotency::{self, IdempotentRequest, Reply},
+    runs::find_run_with,
     spec,
     transaction::{begin, commit, connection},
 };
@@ -110,11 +111,7 @@ pub async fn list_jobs(state: &AppState, filter: &JobFilter, page: PageRequest) 
     let mut conn = connection(state).await?;
     let run_id = match &filter.run {
         None => None,
-        Some(run) => {
-            let found = db::job_inputs::find_run_id(&mut conn, run).await?;
-            let missing = || AppError::refused(ProblemCode::RunNotFound, format!("there is no run `{run}`"));
-            Some(found.ok_or_else(missing)?)
-        }
+        Some(run) => Some(find_run_with(&mut conn, run).await?.run_id),
     };
     let filter = Filter { state: filter.state.map(from_wire), run_id, before: page.before };
     let rows = db::jobs::list(&mut conn, filter, page.limit()).await?;

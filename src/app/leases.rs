@@ -10,7 +10,9 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::{
-    AppError, AppResult, artifacts, history,
+    AppError, AppResult, artifacts,
+    candidate_sets::find_candidate_set_with,
+    history,
     jobs::{self, POLL_EVERY},
     transaction::{begin, commit},
 };
@@ -104,7 +106,7 @@ async fn read_lease(conn: &mut PgConnection, claimant: Claimant<'_>, claimed: Cl
     let job_id = claimed.job_id;
     let job = db::jobs::find(conn, job_id).await?.ok_or_else(|| jobs::not_found(job_id))?;
     let spec: JobSpec = jobs::document("spec", job_id.0, job.spec)?;
-    let candidates = db::job_inputs::list_candidates(conn, job.candidate_set_id).await?;
+    let candidates = find_candidate_set_with(conn, job.candidate_set_id).await?.members;
     let datasets = db::job_inputs::list_job_datasets(conn, job_id).await?;
     let fit_state = db::leases::find_fit_state(conn, job_id).await?;
     Ok(Lease {

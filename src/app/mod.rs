@@ -2,16 +2,23 @@
 
 pub mod artifacts;
 pub mod blobs;
-pub mod estimate;
+pub mod candidate_sets;
+pub mod checkpoints;
+pub mod datasets;
 pub mod error;
+pub mod estimate;
 pub mod health;
 pub mod history;
 pub mod idempotency;
 pub mod jobs;
 pub mod leases;
 pub mod reaper;
+pub mod runs;
 pub mod spec;
 pub mod sweeper;
 pub mod transaction;
+mod finite;
+mod tensor_file;
 
-pub use error::{AppError, AppResult};
+pub use error::{AppError, AppResult, Fault};
+pub use tensor_file::{Incoming, PutOutcome};

@@ -12,9 +12,9 @@ use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::problem::ApiError;
+use super::{lingering::LingeringBody, problem::ApiError};
 use crate::{
-    app::{AppError, AppResult, blobs::ByteStream, idempotency::IdempotentRequest},
+    app::{AppError, AppResult, Incoming, blobs::ByteStream, idempotency::IdempotentRequest},
     domain::{page::PageRequest, problem_code::ProblemCode},
 };
 
@@ -138,13 +138,20 @@ pub struct Upload {
     pub content_length: Option<u64>,
 }
 
+impl Upload {
+    /// The file that a use case takes, with the digest that the query announced.
+    pub fn announced(self, digest_blake3: Option<String>) -> Incoming {
+        Incoming { body: self.body, content_length: self.content_length, digest_blake3 }
+    }
+}
+
 impl<S: Sync> FromRequest<S> for Upload {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let length = request.headers().get(header::CONTENT_LENGTH);
         let content_length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = request.into_body().into_data_stream().map_err(|error| {
+        let body = LingeringBody::new(request.into_body().into_data_stream()).map_err(|error| {
             tracing::debug!(%error, "an upload broke off");
             AppError::refused(ProblemCode::BodyInterrupted, "the body ended before it was complete")
         });

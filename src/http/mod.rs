@@ -1,8 +1,10 @@
 //! HTTP: extract, call one function of `app`, convert.
 
+mod content;
 pub mod extract;
 mod fallback;
 mod health;
+mod lingering;
 mod middleware;
 mod openapi;
 pub mod problem;

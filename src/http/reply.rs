@@ -9,14 +9,27 @@ use serde::Serialize;
 
 use super::problem::ApiError;
 use crate::{
-    app::{AppError, AppResult, idempotency::Reply},
+    app::{AppError, AppResult, PutOutcome, idempotency::Reply},
     domain::page::Paged,
 };
 
-/// A reply to a creating request.
+/// A reply with a `Location`, in the form in which an idempotency key keeps it.
 pub fn created(status: StatusCode, location: String, body: &impl Serialize) -> AppResult<Reply> {
     let body = serde_json::to_string(body).map_err(AppError::internal)?;
     Ok(Reply { status: status.as_u16(), location: Some(location), body })
+}
+
+/// The reply to a PUT: 201 with a `Location` for what is new, 200 for what was there.
+pub fn put<T, W: From<T> + Serialize>(outcome: PutOutcome<T>, location: impl FnOnce(&T) -> String) -> Response {
+    let (status, thing) = match outcome {
+        PutOutcome::Created(thing) => (StatusCode::CREATED, thing),
+        PutOutcome::Existing(thing) => (StatusCode::OK, thing),
+    };
+    let location = location(&thing);
+    match created(status, location, &W::from(thing)) {
+        Ok(reply) => reply.into_response(),
+        Err(error) => ApiError(error).into_response(),
+    }
 }
 
 /// A page of wire items.

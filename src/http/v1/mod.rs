@@ -1,8 +1,17 @@
 //! `/v1`: one file for each group of endpoints.
 
+mod candidate_sets;
+mod checkpoints;
+mod datasets;
+mod runs;
+
 use super::ApiRouter;
 
 /// Every operation under `/v1`.
 pub(super) fn router() -> ApiRouter {
     ApiRouter::new()
+        .merge(runs::router())
+        .merge(checkpoints::router())
+        .merge(candidate_sets::router())
+        .merge(datasets::router())
 }
