@@ -7,7 +7,14 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{reaper, sweeper}, config::Config, db::{self, notify::JobChanges}, domain::clock::SystemClock, http, state::AppState, storage::Store, telemetry,
+    app::{reaper, sweeper},
+    config::Config,
+    db::{self, notify::JobChanges},
+    domain::clock::SystemClock,
+    http,
+    state::AppState,
+    storage::Store,
+    telemetry,
 };
 
 /// Connects to database and store; refuses a database that lacks migrations, and names them.

@@ -96,13 +96,8 @@ pub(super) async fn record(
     check_lengths(conn, job_id, snapshots).await?;
     let now = state.clock.now();
     let blob = blobs::commit_blob(conn, &chunk.upload, &chunk.stored, now).await?;
-    let chunk = Chunk {
-        chunk_id: state.clock.new_id(),
-        job_id,
-        lease_id,
-        digest_blake3: blob.digest_blake3,
-        created_at: now,
-    };
+    let chunk =
+        Chunk { chunk_id: state.clock.new_id(), job_id, lease_id, digest_blake3: blob.digest_blake3, created_at: now };
     db::history::save_snapshots(conn, &chunk, &placed(snapshots)).await?;
     Ok(())
 }

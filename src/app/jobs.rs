@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use barycenter_api::{
-    Attempt, AttemptState as WireAttemptState, Job, JobFailure, JobSpec, JobState as WireState, JobSummary, ValidatedJob,
+    Attempt, AttemptState as WireAttemptState, Job, JobFailure, JobSpec, JobState as WireState, JobSummary,
+    ValidatedJob,
 };
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;

@@ -275,10 +275,7 @@ fn final_failure(failure: &Failure, retry: bool, attempts_left: u32) -> Failure 
 }
 
 /// The attempt of a lease and its job, locked for the rest of the transaction.
-pub(super) async fn lock_attempt(
-    conn: &mut PgConnection,
-    lease_id: LeaseId,
-) -> AppResult<(LeasedAttempt, LockedJob)> {
+pub(super) async fn lock_attempt(conn: &mut PgConnection, lease_id: LeaseId) -> AppResult<(LeasedAttempt, LockedJob)> {
     let job_id = db::leases::find_attempt(conn, lease_id).await?.ok_or_else(|| not_found(lease_id))?.job_id;
     let job = db::jobs::lock(conn, job_id).await?.ok_or_else(|| jobs::not_found(job_id))?;
     // Read again under the lock: it may have ended in between.

@@ -7,6 +7,7 @@ pub mod checkpoints;
 pub mod datasets;
 pub mod error;
 pub mod estimate;
+mod finite;
 pub mod health;
 pub mod history;
 pub mod idempotency;
@@ -16,9 +17,8 @@ pub mod reaper;
 pub mod runs;
 pub mod spec;
 pub mod sweeper;
-pub mod transaction;
-mod finite;
 mod tensor_file;
+pub mod transaction;
 
 pub use error::{AppError, AppResult, Fault};
 pub use tensor_file::{Incoming, PutOutcome};
