@@ -37,6 +37,8 @@ use crate::{
     state::AppState,
 };
 
+/// Longest that a call may wait; proxies cut connections that are silent for longer than a minute.
+pub const MAX_WAIT_SECONDS: u32 = 25;
 /// How often a waiter looks at the table although nothing woke it.
 pub(super) const POLL_EVERY: Duration = Duration::from_secs(1);
 

@@ -13,7 +13,7 @@ use super::{
     AppError, AppResult, artifacts,
     candidate_sets::find_candidate_set_with,
     history,
-    jobs::{self, POLL_EVERY},
+    jobs::{self, MAX_WAIT_SECONDS, POLL_EVERY},
     transaction::{begin, commit},
 };
 use crate::{
@@ -31,8 +31,6 @@ use crate::{
     state::AppState,
 };
 
-/// Longest wait of a claim.
-pub const MAX_WAIT_SECONDS: u32 = 25;
 const MAX_TEXT_CHARACTERS: usize = 4096;
 const MAX_NAME_CHARACTERS: usize = 200;
 

@@ -10,6 +10,7 @@ pub mod estimate;
 mod finite;
 pub mod health;
 pub mod history;
+pub mod history_csv;
 pub mod idempotency;
 pub mod jobs;
 pub mod leases;
