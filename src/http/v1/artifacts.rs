@@ -16,10 +16,7 @@ use crate::{
 };
 
 pub(super) fn router() -> ApiRouter {
-    ApiRouter::new()
-        .routes(routes!(show_artifact))
-        .routes(routes!(show_manifest))
-        .routes(routes!(read_artifact))
+    ApiRouter::new().routes(routes!(show_artifact)).routes(routes!(show_manifest)).routes(routes!(read_artifact))
 }
 
 /// Show an artifact.
