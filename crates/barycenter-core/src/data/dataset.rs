@@ -68,7 +68,8 @@ impl Dataset {
             Some(normalisation) => normalisation,
             None => Normalisation::of_metadata(header.metadata().as_ref())?,
         };
-        let find = |name: &str| tensors.tensor(name).map_err(|_| Error::input(format!("dataset has no tensor `{name}`")));
+        let find =
+            |name: &str| tensors.tensor(name).map_err(|_| Error::input(format!("dataset has no tensor `{name}`")));
         let (inputs, labels) = (find("inputs")?, find("labels")?);
         let is_f32 = match inputs.dtype() {
             Dtype::U8 => false,
@@ -93,13 +94,16 @@ impl Dataset {
             Inputs::F32(values) => values.len(),
         };
         if found != shape.iter().product::<usize>() {
-            return Err(Error::input(format!("`inputs` has {found} elements, its shape {shape:?} asks for another number")));
+            return Err(Error::input(format!(
+                "`inputs` has {found} elements, its shape {shape:?} asks for another number"
+            )));
         }
         Self::new(Stored::Owned(inputs), shape, labels, normalisation)
     }
 
     fn new(inputs: Stored, shape: &[usize], labels: Vec<u32>, normalisation: Normalisation) -> Result<Self> {
-        let Some((&count, sample_shape)) = shape.split_first().filter(|(_, sample)| matches!(sample.len(), 1 | 3)) else {
+        let Some((&count, sample_shape)) = shape.split_first().filter(|(_, sample)| matches!(sample.len(), 1 | 3))
+        else {
             return Err(Error::input(format!("`inputs` has shape {shape:?}, it must be [N, C, H, W] or [N, F]")));
         };
         if shape.contains(&0) {
@@ -215,7 +219,8 @@ impl Dataset {
             return Ok(());
         }
         let length: usize = self.sample_shape.iter().product();
-        let bad = (0..self.len() * length).into_par_iter().find_first(|position| !self.stored_f32(*position).is_finite());
+        let bad =
+            (0..self.len() * length).into_par_iter().find_first(|position| !self.stored_f32(*position).is_finite());
         match bad {
             None => Ok(()),
             Some(position) => {

@@ -39,7 +39,10 @@ fn a_batch_is_normalised_and_has_channels_last() {
     let batch = images().batch(&[1], AS_STORED, Epoch::default()).unwrap();
     assert_eq!(batch.inputs.dims(), [1, 2, 3, 2]);
     // Sample 1 starts at byte 12, its second channel at byte 18.
-    assert_eq!(flat(&batch.inputs)[..4], [12.0 * 0.5 - 1.0, (18.0 * 0.5 - 2.0) / 4.0, 13.0 * 0.5 - 1.0, (19.0 * 0.5 - 2.0) / 4.0]);
+    assert_eq!(
+        flat(&batch.inputs)[..4],
+        [12.0 * 0.5 - 1.0, (18.0 * 0.5 - 2.0) / 4.0, 13.0 * 0.5 - 1.0, (19.0 * 0.5 - 2.0) / 4.0]
+    );
     assert_eq!(batch.labels[..], [0]);
 }
 

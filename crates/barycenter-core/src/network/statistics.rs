@@ -27,18 +27,16 @@ impl Statistics {
     /// From the tensors of a checkpoint with the roles `RunningMean` and `RunningVar`, in the order of
     /// [`Network::tensors`]. Errors where number or sizes differ, or a variance is negative or not finite.
     pub fn new(network: &dyn Network, running: Vec<Vec<f32>>, batches: u64) -> Result<Self> {
-        let specs: Vec<_> = network
-            .tensors()
-            .iter()
-            .filter(|spec| matches!(spec.role, Role::RunningMean | Role::RunningVar))
-            .collect();
+        let specs: Vec<_> =
+            network.tensors().iter().filter(|spec| matches!(spec.role, Role::RunningMean | Role::RunningVar)).collect();
         if specs.len() != running.len() {
             let message = format!("{} running statistics given, the network has {}", running.len(), specs.len());
             return Err(Error::input(message));
         }
         for (spec, values) in specs.iter().zip(&running) {
             if values.len() != spec.len() {
-                let message = format!("`{}` has {} elements, the network's has {}", spec.name, values.len(), spec.len());
+                let message =
+                    format!("`{}` has {} elements, the network's has {}", spec.name, values.len(), spec.len());
                 return Err(Error::input(message));
             }
             if values.iter().any(|v| !v.is_finite() || (spec.role == Role::RunningVar && *v < 0.0)) {

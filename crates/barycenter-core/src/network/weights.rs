@@ -29,7 +29,8 @@ impl Weights {
         }
         let tensors = specs.iter().zip(parameters).map(|(spec, values)| {
             if values.len() != spec.len() {
-                let message = format!("`{}` has {} elements, the network's has {}", spec.name, values.len(), spec.len());
+                let message =
+                    format!("`{}` has {} elements, the network's has {}", spec.name, values.len(), spec.len());
                 return Err(Error::input(message));
             }
             Ok(Tensor::from_slice(values, spec.shape.as_slice(), &Device::Cpu)?)

@@ -206,7 +206,8 @@ impl BatchNorm {
             }
         }
         let inputs = self.input_gradient(inputs, affine, &before_relu, (&plain, &centred));
-        let weight = centred.iter().zip(&self.inverse_deviation).map(|(sum, inverse)| (sum * f64::from(*inverse)) as f32);
+        let weight =
+            centred.iter().zip(&self.inverse_deviation).map(|(sum, inverse)| (sum * f64::from(*inverse)) as f32);
         let affine = weight.chain(plain.iter().map(|sum| *sum as f32)).collect();
         Gradients { inputs, affine, before_relu }
     }

@@ -22,7 +22,8 @@ pub(super) struct Geometry {
 impl Geometry {
     /// From inputs [batch, height, width, channels] and weight [outputs, channels, kernel, kernel].
     pub(super) fn new(inputs: &[usize], weight: &[usize], stride: usize, padding: usize) -> Result<Self> {
-        let (&[_, height, width, channels], &[outputs, weight_channels, kernel, kernel_width]) = (inputs, weight) else {
+        let (&[_, height, width, channels], &[outputs, weight_channels, kernel, kernel_width]) = (inputs, weight)
+        else {
             bail!("convolution: inputs {inputs:?} or weight {weight:?} is not 4-dimensional");
         };
         if channels != weight_channels || kernel != kernel_width || stride == 0 {

@@ -57,7 +57,9 @@ fn linear_has_the_right_gradients() {
 
 #[test]
 fn conv2d_has_the_right_gradients() {
-    for (kernel, stride, padding, size) in [(3, 1, 1, 6), (3, 2, 1, 6), (3, 2, 1, 7), (1, 2, 0, 6), (1, 1, 0, 5), (3, 1, 0, 5)] {
+    for (kernel, stride, padding, size) in
+        [(3, 1, 1, 6), (3, 2, 1, 6), (3, 2, 1, 7), (1, 2, 0, 6), (1, 1, 0, 5), (3, 1, 0, 5)]
+    {
         check(&[variable(&[3, size, size, 4], 0.1), variable(&[5, 4, kernel, kernel], 0.2)], |a| {
             conv2d(&a[0], &a[1], stride, padding).unwrap()
         });
@@ -66,7 +68,8 @@ fn conv2d_has_the_right_gradients() {
 
 #[test]
 fn batch_norm_has_the_right_gradients() {
-    let arguments = [variable(&[4, 3, 3, 18], 0.1), variable(&[18], 0.2), variable(&[18], 0.3), variable(&[4, 3, 3, 18], 0.7)];
+    let arguments =
+        [variable(&[4, 3, 3, 18], 0.1), variable(&[18], 0.2), variable(&[18], 0.3), variable(&[4, 3, 3, 18], 0.7)];
     let form = BatchNormForm { from_batch: true, relu: false };
     check(&arguments, |a| {
         batch_norm(&a[0], (&a[1], &a[2]), Some(&a[3]), &Moments::of(&a[0]).unwrap(), 1e-5, form).unwrap()
@@ -89,9 +92,8 @@ fn batch_norm_with_a_relu_equals_the_two_one_after_the_other() {
         let out = batch_norm(&x, (&weight, &bias), Some(&residual), &moments, 1e-5, form).unwrap();
         let out = if fused { out } else { relu(&out).unwrap() };
         let gradients = out.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-        let all = [&x, &weight, &bias, &residual].map(|var| {
-            gradients.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
-        });
+        let all = [&x, &weight, &bias, &residual]
+            .map(|var| gradients.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap());
         (out.flatten_all().unwrap().to_vec1::<f32>().unwrap(), all)
     };
     assert_eq!(run(true), run(false));

@@ -70,7 +70,7 @@ fn add_sample(w: &[Vec<f64>], input: &[f64], label: usize, gradient: &mut [Vec<f
     let hidden: Vec<f64> = before.iter().map(|v| v.max(0.0)).collect();
     let logits = linear(&w[2], &w[3], &hidden);
     let log_sum = logits.iter().map(|v| v.exp()).sum::<f64>().ln();
-    let mut d_hidden = vec![0.0; HIDDEN];
+    let mut d_hidden = [0.0; HIDDEN];
     for (class, logit) in logits.iter().enumerate() {
         let d = (logit - log_sum).exp() - f64::from(u8::from(class == label));
         gradient[3][class] += d;

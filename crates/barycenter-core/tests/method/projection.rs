@@ -34,7 +34,7 @@ fn dot(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
 fn at_x_zero_the_weights_are_the_mean() {
     let values = values(5, 1);
     let projection = build(&candidates_of(&values, Dtype::F32), Granularity::Layer, 4);
-    let weights = reconstruct(&projection, &vec![0.0; 10]);
+    let weights = reconstruct(&projection, &[0.0; 10]);
     assert_eq!(weights, projection.centre());
     for (t, tensor) in weights.iter().enumerate() {
         for (e, w) in tensor.iter().enumerate() {

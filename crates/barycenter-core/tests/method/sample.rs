@@ -8,7 +8,7 @@ use barycenter_core::{
     projection::Projection,
 };
 
-/// Numbers that look random and are the same on every machine (SplitMix64).
+/// Numbers that look random and are the same on every machine (`SplitMix64`).
 pub struct Random(pub u64);
 
 impl Random {
