@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{
     GROUP, Projection, Tensor,
-    codec::quantise,
+    codec::{dot, quantise},
     kernels::{CHUNK, CHUNK_TILES, code_bytes},
 };
 use crate::{Error, Result, blocks::Blocks, checkpoint::CheckpointFile};
@@ -136,8 +136,10 @@ fn build_chunk(
         for (value, c) in row.iter_mut().zip(part.centre.iter()) {
             *value -= c;
         }
-        squares[i] = row.iter().map(|d| f64::from(*d) * f64::from(*d)).sum();
         for (tile, group) in row.chunks(GROUP).enumerate() {
+            let mut padded = [0.0; GROUP];
+            padded[..group.len()].copy_from_slice(group);
+            squares[i] += dot(&padded, &padded);
             let place = tile * n + i;
             let codes = &mut part.codes[place * bytes..(place + 1) * bytes];
             if bits == 32 {
