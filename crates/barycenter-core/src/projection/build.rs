@@ -1,5 +1,7 @@
 //! Building a projection in one pass over the candidates.
 
+use std::collections::HashSet;
+
 use rayon::prelude::*;
 
 use super::{
@@ -30,6 +32,7 @@ impl Projection {
         if candidates.len() < 2 {
             return Err(Error::input("averaging needs at least 2 candidates"));
         }
+        check_names(averaged)?;
         if averaged.len() != blocks.tensor_count() {
             let (names, cut) = (averaged.len(), blocks.tensor_count());
             return Err(Error::input(format!("{names} tensors are averaged, the blocks are cut for {cut}")));
@@ -59,6 +62,17 @@ pub(super) fn check_bits(bits: u8) -> Result<()> {
     match bits {
         1 | 2 | 4 | 8 | 32 => Ok(()),
         _ => Err(Error::input(format!("bits: {bits} is not one of 1, 2, 4, 8, 32"))),
+    }
+}
+
+fn check_names(averaged: &[String]) -> Result<()> {
+    if averaged.is_empty() {
+        return Err(Error::input("no tensor is averaged"));
+    }
+    let mut seen = HashSet::new();
+    match averaged.iter().find(|name| !seen.insert(*name)) {
+        Some(name) => Err(Error::input(format!("tensor `{name}` is named twice"))),
+        None => Ok(()),
     }
 }
 
