@@ -14,6 +14,7 @@ mod channels;
 mod columns;
 mod conv2d;
 mod cross_entropy;
+mod direct;
 mod linear;
 mod matrix;
 mod pool;
