@@ -17,14 +17,16 @@ mod cross_entropy;
 mod direct;
 mod linear;
 mod matrix;
+mod moments;
 mod pool;
 mod relu;
 mod storage;
 
-pub use batch_norm::{BatchNormForm, Moments, batch_norm};
+pub use batch_norm::{BatchNormForm, batch_norm};
 pub use conv2d::conv2d;
 pub use cross_entropy::cross_entropy;
 pub use linear::linear;
+pub use moments::Moments;
 pub use pool::global_average_pool;
 pub use relu::relu;
 pub use storage::read;
