@@ -7,9 +7,14 @@ use barycenter::{
     config::{Config, DatabaseConfig},
     http, server, telemetry,
 };
+use barycenter_worker::WorkerOptions;
 use clap::{Parser, Subcommand};
 use tokio::{net::TcpListener, signal};
 use tokio_util::sync::CancellationToken;
+
+/// glibc hands every large buffer back to the kernel, and a fit would spend a quarter of its time in page faults.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Turns the checkpoints of a training run into one better model.
 #[derive(Parser)]
@@ -23,6 +28,8 @@ struct Arguments {
 enum Command {
     /// Run the server.
     Serve(Box<Config>),
+    /// Run a worker.
+    Worker(WorkerOptions),
     /// Apply the database migrations that are pending.
     Migrate(DatabaseConfig),
     /// Print the OpenAPI document.
@@ -44,6 +51,10 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(config) => serve(*config).await,
+        Command::Worker(options) => {
+            telemetry::install_logging();
+            barycenter_worker::run(options, stop_on_signal()).await
+        }
         Command::Migrate(config) => {
             telemetry::install_logging();
             server::migrate(&config).await
@@ -60,13 +71,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let bind = config.http.bind;
     let state = server::connect(config).await?;
     let listener = TcpListener::bind(bind).await.with_context(|| format!("listening on {bind}"))?;
-    let stop = CancellationToken::new();
-    tokio::spawn(stop_on_signal(stop.clone()));
-    server::serve(state, listener, stop).await
+    server::serve(state, listener, stop_on_signal()).await
 }
 
-/// Ctrl-C, or SIGTERM, with which service managers and Kubernetes end a process.
-async fn stop_on_signal(stop: CancellationToken) {
+/// Cancelled by Ctrl-C, or by SIGTERM, with which service managers and Kubernetes end a process.
+fn stop_on_signal() -> CancellationToken {
+    let stop = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(stop.clone()));
+    stop
+}
+
+async fn cancel_on_signal(stop: CancellationToken) {
     let terminated = async {
         match signal::unix::signal(signal::unix::SignalKind::terminate()) {
             Ok(mut signals) => {
