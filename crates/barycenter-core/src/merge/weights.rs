@@ -59,7 +59,6 @@ pub fn greedy(losses: &[f64], loss_of: &mut dyn FnMut(&[f64]) -> Result<f64>) ->
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

@@ -92,7 +92,7 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
             .zip(scales)
             .enumerate()
             .map(|(chunk, ((centre, codes), scales))| {
-                build_chunk(candidates, name, chunk, bits, Part { centre, codes, scales })
+                build_chunk(candidates, name, chunk, bits, &mut Part { centre, codes, scales })
             })
             .collect::<Result<Vec<Vec<f64>>>>()?
     };
@@ -108,7 +108,13 @@ struct Part<'a> {
 }
 
 /// Fills one chunk of columns and returns the squared norms of the candidates' deviations in it.
-fn build_chunk(candidates: &[CheckpointFile], name: &str, chunk: usize, bits: u8, part: Part<'_>) -> Result<Vec<f64>> {
+fn build_chunk(
+    candidates: &[CheckpointFile],
+    name: &str,
+    chunk: usize,
+    bits: u8,
+    part: &mut Part<'_>,
+) -> Result<Vec<f64>> {
     let (n, columns) = (candidates.len(), part.centre.len());
     let mut values = vec![0f32; n * columns];
     for (candidate, row) in candidates.iter().zip(values.chunks_exact_mut(columns)) {

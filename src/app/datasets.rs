@@ -1,0 +1,171 @@
+//! Datasets.
+
+use barycenter_core::checkpoint::{Dtype, Layout, TensorLayout};
+use sqlx::PgConnection;
+
+use super::{
+    AppError, AppResult, Incoming, PutOutcome,
+    blobs::{self, PendingUpload},
+    tensor_file::invalid_file,
+    transaction::{begin, commit, connection},
+};
+use crate::{
+    db,
+    domain::{
+        dataset::{Dataset, DatasetShape, InvalidNormalisation, Normalisation},
+        ids::DatasetId,
+        name::{Reference, check_name, shown},
+        page::{PageRequest, Paged},
+        problem_code::ProblemCode,
+    },
+    state::AppState,
+    storage::Stored,
+};
+
+/// A dataset's name and what is told beside its file, which comes before what the file says.
+#[derive(Clone, Debug)]
+pub struct NewDataset {
+    /// Unique name.
+    pub name: String,
+    /// Factor.
+    pub scale: Option<String>,
+    /// Means.
+    pub mean: Option<String>,
+    /// Standard deviations.
+    pub std: Option<String>,
+}
+
+impl From<InvalidNormalisation> for AppError {
+    fn from(invalid: InvalidNormalisation) -> Self {
+        Self::invalid_field(invalid.field, invalid.detail)
+    }
+}
+
+impl NewDataset {
+    fn normalisation(&self, layout: &Layout, shape: &DatasetShape) -> AppResult<Normalisation> {
+        let told = |given: &Option<String>, key: &str| given.clone().or_else(|| layout.metadata.get(key).cloned());
+        let (scale, mean, std) = (told(&self.scale, "scale"), told(&self.mean, "mean"), told(&self.std, "std"));
+        let channels = shape.input_shape.first().copied().unwrap_or(1);
+        Ok(Normalisation::parse(scale.as_deref(), mean.as_deref(), std.as_deref(), channels)?)
+    }
+}
+
+/// Stores a dataset, refusing as early as each fault can be known; a refused file leaves nothing behind.
+pub async fn accept_dataset(state: &AppState, new: NewDataset, incoming: Incoming) -> AppResult<PutOutcome<Dataset>> {
+    check_name(&new.name).map_err(|detail| AppError::invalid_field("dataset", detail))?;
+    incoming.check_announcement(state.config.uploads.max_upload_bytes)?;
+    let announced = incoming.digest_blake3.clone();
+    let existing = find_by_name(state, &new.name).await?;
+    // A large file that is certain to be refused is not worth its transfer.
+    let certain = existing.as_ref().zip(announced).is_some_and(|(known, digest)| known.blob.digest_blake3 != digest);
+    if certain {
+        return Err(differs(&new.name, "has other bytes"));
+    }
+    let file = incoming.read_header(state).await?;
+    let shape = dataset_shape(&file.layout)?;
+    let normalisation = new.normalisation(&file.layout, &shape)?;
+    let (upload, stored) = file.store(state).await?;
+    let outcome = publish(state, new.name, shape, normalisation, &upload, &stored).await;
+    blobs::discard(state, &upload).await;
+    if matches!(outcome, Ok(PutOutcome::Created(_))) {
+        metrics::histogram!("barycenter_upload_size_bytes", "kind" => "dataset").record(stored.size_bytes as f64);
+    }
+    outcome
+}
+
+async fn publish(
+    state: &AppState,
+    name: String,
+    shape: DatasetShape,
+    normalisation: Normalisation,
+    upload: &PendingUpload,
+    stored: &Stored,
+) -> AppResult<PutOutcome<Dataset>> {
+    let now = state.clock.now();
+    let mut transaction = begin(state).await?;
+    let dataset = Dataset {
+        dataset_id: DatasetId(state.clock.new_id()),
+        name,
+        shape,
+        normalisation,
+        blob: blobs::commit_blob(&mut transaction, upload, stored, now).await?,
+        created_at: now,
+    };
+    if db::datasets::insert_dataset(&mut transaction, &dataset).await? {
+        commit(transaction).await?;
+        return Ok(PutOutcome::Created(dataset));
+    }
+    let existing = db::datasets::find_dataset(&mut transaction, Reference::Name(&dataset.name)).await?;
+    let existing = existing.ok_or_else(|| AppError::internal("a dataset is gone: datasets are never deleted"))?;
+    if existing.blob.digest_blake3 != dataset.blob.digest_blake3 {
+        return Err(differs(&dataset.name, "has other bytes"));
+    }
+    if existing.normalisation != dataset.normalisation {
+        return Err(differs(&dataset.name, "has the same bytes and another normalisation"));
+    }
+    Ok(PutOutcome::Existing(existing))
+}
+
+fn differs(name: &str, how: &str) -> AppError {
+    AppError::fault(ProblemCode::DatasetDiffers, "dataset", format!("the dataset `{name}` exists and {how}"))
+}
+
+/// Checks that the file is a dataset: `inputs` (U8 or F32, features or channels x height x width) and `labels` (I64).
+fn dataset_shape(layout: &Layout) -> AppResult<DatasetShape> {
+    let inputs = tensor(layout, "inputs")?;
+    let labels = tensor(layout, "labels")?;
+    if !matches!(inputs.dtype, Dtype::U8 | Dtype::F32) {
+        return Err(wrong("inputs", format!("is {}; must be U8 or F32", inputs.dtype)));
+    }
+    if !matches!(inputs.shape.len(), 2 | 4) || inputs.shape.contains(&0) {
+        let expected = "must be samples x features or samples x channels x height x width, none of them 0";
+        return Err(wrong("inputs", format!("has shape {:?}; {expected}", inputs.shape)));
+    }
+    if labels.dtype != Dtype::I64 || labels.shape != inputs.shape[..1] {
+        let (dtype, shape, samples) = (labels.dtype, &labels.shape, inputs.shape[0]);
+        let detail = format!("is {dtype} of shape {shape:?}; must be I64 of shape [{samples}], one for each input");
+        return Err(wrong("labels", detail));
+    }
+    let extents = inputs.shape.iter().map(|extent| *extent as u64);
+    Ok(DatasetShape {
+        sample_count: inputs.shape[0] as u64,
+        input_shape: extents.skip(1).collect(),
+        input_dtype: inputs.dtype.to_string(),
+    })
+}
+
+fn tensor<'a>(layout: &'a Layout, name: &str) -> AppResult<&'a TensorLayout> {
+    layout.find(name).ok_or_else(|| invalid_file(format!("a dataset has a tensor `{name}`, this file has none")))
+}
+
+fn wrong(tensor: &str, detail: String) -> AppError {
+    AppError::fault(ProblemCode::InvalidFile, tensor, detail)
+}
+
+async fn find_by_name(state: &AppState, name: &str) -> AppResult<Option<Dataset>> {
+    let mut conn = connection(state).await?;
+    Ok(db::datasets::find_dataset(&mut conn, Reference::Name(name)).await?)
+}
+
+/// The dataset that a path or a job spec names.
+pub async fn find_dataset(state: &AppState, dataset: &str) -> AppResult<Dataset> {
+    let mut conn = connection(state).await?;
+    find_dataset_with(&mut conn, dataset).await
+}
+
+/// The dataset that a path or a job spec names, on a connection at hand.
+pub async fn find_dataset_with(conn: &mut PgConnection, dataset: &str) -> AppResult<Dataset> {
+    let found = match Reference::parse(dataset) {
+        Some(reference) => db::datasets::find_dataset(conn, reference).await?,
+        None => None,
+    };
+    let missing = || format!("there is no dataset `{}`", shown(dataset));
+    found.ok_or_else(|| AppError::refused(ProblemCode::DatasetNotFound, missing()))
+}
+
+/// A page of datasets, newest first.
+pub async fn list_datasets(state: &AppState, page: PageRequest) -> AppResult<Paged<Dataset>> {
+    let mut conn = connection(state).await?;
+    let rows = db::datasets::list_datasets(&mut conn, page).await?;
+    Ok(page.cut(rows, |dataset| dataset.dataset_id.0))
+}

@@ -1,0 +1,147 @@
+//! Looks for NaN and infinity in a safetensors file while it streams past.
+//!
+//! This is the only look that the server takes at numbers: a checkpoint with a NaN would spoil every average it enters, and
+//! here the bytes pass anyway.
+
+use barycenter_core::checkpoint::{Dtype, Layout, TensorLayout};
+
+/// Follows the bytes of one file.
+pub struct FiniteScan {
+    /// Floating tensors in file order.
+    tensors: Vec<TensorLayout>,
+    /// The first of them that is not wholly seen.
+    current: usize,
+    /// Bytes seen, from the start of the file.
+    position: u64,
+    header_bytes: u64,
+    /// The beginning of an element that a chunk's end has cut.
+    partial: Vec<u8>,
+}
+
+impl FiniteScan {
+    /// For a file of this layout.
+    pub fn new(layout: &Layout) -> Self {
+        let floating = layout.tensors.iter().filter(|tensor| tensor.dtype.is_averageable());
+        Self {
+            tensors: floating.cloned().collect(),
+            current: 0,
+            position: 0,
+            header_bytes: layout.header_bytes,
+            partial: Vec::new(),
+        }
+    }
+
+    /// Takes the next bytes of the file; returns the tensor that holds NaN or infinity in them.
+    pub fn scan(&mut self, chunk: &[u8]) -> Result<(), &str> {
+        let start = self.position;
+        let end = start + chunk.len() as u64;
+        self.position = end;
+        while let Some(tensor) = self.tensors.get(self.current) {
+            let (from, to) = (self.header_bytes + tensor.range.start, self.header_bytes + tensor.range.end);
+            if from >= end {
+                break;
+            }
+            let inside = &chunk[(from.max(start) - start) as usize..(to.min(end) - start) as usize];
+            if !is_finite(tensor.dtype, &mut self.partial, inside) {
+                return Err(&self.tensors[self.current].name);
+            }
+            if to > end {
+                break;
+            }
+            self.current += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Whether all elements that end in these bytes are finite; `partial` carries a cut one from chunk to chunk.
+fn is_finite(dtype: Dtype, partial: &mut Vec<u8>, mut bytes: &[u8]) -> bool {
+    let size = dtype.size();
+    if !partial.is_empty() {
+        let (missing, rest) = bytes.split_at(bytes.len().min(size - partial.len()));
+        partial.extend_from_slice(missing);
+        bytes = rest;
+        if partial.len() < size {
+            return true;
+        }
+        if !all_finite(dtype, partial) {
+            return false;
+        }
+        partial.clear();
+    }
+    let whole = bytes.len() - bytes.len() % size;
+    partial.extend_from_slice(&bytes[whole..]);
+    all_finite(dtype, &bytes[..whole])
+}
+
+/// A number is NaN or infinite where all bits of its exponent are set.
+fn all_finite(dtype: Dtype, bytes: &[u8]) -> bool {
+    match dtype {
+        Dtype::F16 => each::<2>(bytes, |b| u16::from_le_bytes(b) & 0x7c00 != 0x7c00),
+        Dtype::Bf16 => each::<2>(bytes, |b| u16::from_le_bytes(b) & 0x7f80 != 0x7f80),
+        Dtype::F32 => each::<4>(bytes, |b| u32::from_le_bytes(b) & 0x7f80_0000 != 0x7f80_0000),
+        Dtype::F64 => each::<8>(bytes, |b| u64::from_le_bytes(b) & 0x7ff0 << 48 != 0x7ff0 << 48),
+        _ => true,
+    }
+}
+
+fn each<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> bool {
+    // Without an early exit the loop runs in vector registers.
+    bytes.as_chunks::<N>().0.iter().fold(true, |so_far, chunk| so_far & is_finite(*chunk))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A file with one tensor of each dtype, three elements each, written by hand.
+    fn file(poison: Option<(usize, f64)>) -> (Layout, Vec<u8>) {
+        let (mut header, mut data) = (Vec::new(), Vec::new());
+        for (index, dtype) in ["I64", "F16", "BF16", "F32", "U8", "F64"].into_iter().enumerate() {
+            let value = poison.filter(|(at, _)| *at == index).map_or(1.5, |(_, value)| value);
+            let start = data.len();
+            for element in [1.0, -2.0, value] {
+                match dtype {
+                    "I64" => data.extend(u64::MAX.to_le_bytes()),
+                    "U8" => data.push(u8::MAX),
+                    "F32" => data.extend((element as f32).to_le_bytes()),
+                    "F64" => data.extend(element.to_le_bytes()),
+                    // The upper half of an f32 is a bf16; NaN, infinity and these values keep their class in f16 by hand.
+                    "BF16" => data.extend(&(element as f32).to_le_bytes()[2..]),
+                    _ => data.extend(if element.is_finite() { 0x3c00_u16 } else { 0xfc00 }.to_le_bytes()),
+                }
+            }
+            let end = data.len();
+            header.push(format!(r#""t{index}":{{"dtype":"{dtype}","shape":[3],"data_offsets":[{start},{end}]}}"#));
+        }
+        let header = format!("{{{}}}", header.join(","));
+        let layout = Layout::parse(header.as_bytes()).unwrap();
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+        (layout, bytes)
+    }
+
+    fn scan(layout: &Layout, bytes: &[u8], chunk: usize) -> Option<String> {
+        let mut scan = FiniteScan::new(layout);
+        bytes.chunks(chunk).find_map(|chunk| scan.scan(chunk).err().map(str::to_owned))
+    }
+
+    proptest! {
+        #[test]
+        fn a_poisoned_tensor_is_named_however_the_file_is_cut(chunk in 1_usize..600, which in 0_usize..4) {
+            let poisoned = [1, 2, 3, 5][which];
+            for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                let (layout, bytes) = file(Some((poisoned, value)));
+                prop_assert_eq!(scan(&layout, &bytes, chunk), Some(format!("t{poisoned}")));
+            }
+        }
+
+        #[test]
+        fn a_finite_file_passes_whatever_its_integers_are(chunk in 1_usize..600) {
+            let (layout, bytes) = file(None);
+            prop_assert_eq!(scan(&layout, &bytes, chunk), None);
+        }
+    }
+}

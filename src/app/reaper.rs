@@ -1,0 +1,46 @@
+//! Removes what unfinished requests left behind.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use tokio_util::sync::CancellationToken;
+
+use super::{AppResult, blobs, transaction::connection};
+use crate::{db, state::AppState, storage::ObjectKey};
+
+const EVERY: Duration = Duration::from_secs(60);
+/// How long a reply is kept for its idempotency key.
+const KEEP_REPLIES: TimeDelta = TimeDelta::hours(24);
+
+/// Reaps now and every minute until told to stop; a failed round is logged and the next one tries again.
+pub async fn run(state: AppState, stop: CancellationToken) {
+    let mut rounds = tokio::time::interval(EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = rounds.tick() => {}
+        }
+        if let Err(error) = reap(&state).await {
+            tracing::warn!(error = ?error, "unfinished uploads could not be removed");
+        }
+    }
+}
+
+/// One round; returns how many uploads were removed.
+///
+/// An upload is first marked, so that it can no longer be committed, then its object is deleted, then its row: a round
+/// that dies in between is taken up by the next.
+pub async fn reap(state: &AppState) -> AppResult<usize> {
+    let now = state.clock.now();
+    let silent_since = now - state.config.uploads.grace();
+    let mut conn = connection(state).await?;
+    let abandoned = db::uploads::mark_silent_abandoned(&mut conn, silent_since, now).await?;
+    db::idempotency::delete_older(&mut conn, now - KEEP_REPLIES).await?;
+    drop(conn);
+    for upload in &abandoned {
+        blobs::remove(state, upload.upload_id, &ObjectKey::from_stored(&upload.object_key)).await?;
+        tracing::info!(upload.id = %upload.upload_id, "removed an unfinished upload");
+    }
+    metrics::counter!("barycenter_uploads_reaped_total").increment(abandoned.len() as u64);
+    Ok(abandoned.len())
+}

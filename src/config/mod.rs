@@ -1,0 +1,38 @@
+//! Settings: one small struct for each area, read once from flags and environment, then handed on.
+
+mod auth;
+mod database;
+mod http;
+mod leases;
+mod storage;
+mod uploads;
+
+pub use auth::AuthConfig;
+pub use database::DatabaseConfig;
+pub use http::HttpConfig;
+pub use leases::LeaseConfig;
+pub use storage::StorageConfig;
+pub use uploads::UploadConfig;
+
+/// Everything that `barycenter serve` can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Where HTTP listens.
+    #[command(flatten)]
+    pub http: HttpConfig,
+    /// Postgres.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+    /// Object storage.
+    #[command(flatten)]
+    pub storage: StorageConfig,
+    /// Who may call.
+    #[command(flatten)]
+    pub auth: AuthConfig,
+    /// Worker leases.
+    #[command(flatten)]
+    pub leases: LeaseConfig,
+    /// Bounds of uploads.
+    #[command(flatten)]
+    pub uploads: UploadConfig,
+}

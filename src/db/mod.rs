@@ -1,0 +1,43 @@
+//! All SQL: plain functions over `&mut PgConnection`, one file for each thing. None begins a transaction.
+
+pub mod artifacts;
+pub mod blobs;
+pub mod candidate_sets;
+pub mod candidates;
+pub mod checkpoints;
+pub mod datasets;
+pub mod error;
+pub mod history;
+pub mod idempotency;
+pub mod job_inputs;
+pub mod jobs;
+pub mod layouts;
+pub mod leases;
+pub mod migrations;
+pub mod notify;
+pub mod runs;
+pub mod uploads;
+
+use std::time::Duration;
+
+use sqlx::{PgPool, postgres::PgPoolOptions};
+
+pub use error::{DbError, DbResult};
+
+use crate::config::DatabaseConfig;
+
+/// Opens the pool; the first connection is made at once, so that a wrong URL is found at the start.
+pub async fn connect(config: &DatabaseConfig) -> DbResult<PgPool> {
+    let pool = PgPoolOptions::new()
+        .max_connections(config.pool_size)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect(&config.url)
+        .await?;
+    Ok(pool)
+}
+
+/// Asks the database for a sign of life.
+pub async fn ping(pool: &PgPool) -> DbResult<()> {
+    sqlx::query_scalar!("select 1").fetch_one(pool).await?;
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Uploads on their way into object storage.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::DbResult;
+use crate::domain::ids::UploadId;
+
+/// An upload that nobody will finish.
+#[derive(Debug)]
+pub struct AbandonedUpload {
+    /// The upload.
+    pub upload_id: UploadId,
+    /// Where its bytes lie, if any have arrived.
+    pub object_key: String,
+}
+
+/// Notes an upload before its first byte is stored.
+pub async fn insert_upload(
+    conn: &mut PgConnection,
+    upload_id: UploadId,
+    object_key: &str,
+    now: DateTime<Utc>,
+) -> DbResult<()> {
+    sqlx::query!(
+        "insert into uploads (upload_id, object_key, created_at, renewed_at) values ($1, $2, $3, $3)",
+        upload_id.0,
+        object_key,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Notes that bytes still flow; false where the reaper has given the upload up.
+pub async fn renew_upload(conn: &mut PgConnection, upload_id: UploadId, now: DateTime<Utc>) -> DbResult<bool> {
+    let result = sqlx::query!(
+        "update uploads set renewed_at = $2 where upload_id = $1 and abandoned_at is null",
+        upload_id.0,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(result.rows_affected() == 1)
+}
+
+/// Removes the row of an upload that becomes visible; false where the reaper has given the upload up.
+pub async fn delete_live_upload(conn: &mut PgConnection, upload_id: UploadId) -> DbResult<bool> {
+    let result = sqlx::query!("delete from uploads where upload_id = $1 and abandoned_at is null", upload_id.0)
+        .execute(conn)
+        .await?;
+    Ok(result.rows_affected() == 1)
+}
+
+/// Removes the row of an upload whose object is gone.
+pub async fn delete_upload(conn: &mut PgConnection, upload_id: UploadId) -> DbResult<()> {
+    sqlx::query!("delete from uploads where upload_id = $1", upload_id.0).execute(conn).await?;
+    Ok(())
+}
+
+/// Gives up one upload; false where it has become a blob or is gone. It can no longer be committed then.
+pub async fn mark_abandoned(conn: &mut PgConnection, upload_id: UploadId, now: DateTime<Utc>) -> DbResult<bool> {
+    let result = sqlx::query!(
+        "update uploads set abandoned_at = coalesce(abandoned_at, $2) where upload_id = $1",
+        upload_id.0,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(result.rows_affected() == 1)
+}
+
+/// Gives up every upload silent since `silent_since` and returns all that were given up and still have a row.
+pub async fn mark_silent_abandoned(
+    conn: &mut PgConnection,
+    silent_since: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> DbResult<Vec<AbandonedUpload>> {
+    // Rows given up earlier are returned again: their object may have outlived a reaper that died.
+    let rows = sqlx::query!(
+        "update uploads set abandoned_at = coalesce(abandoned_at, $2)
+         where renewed_at < $1 or abandoned_at is not null
+         returning upload_id, object_key",
+        silent_since,
+        now,
+    )
+    .fetch_all(conn)
+    .await?;
+    let uploads = rows.into_iter();
+    Ok(uploads.map(|row| AbandonedUpload { upload_id: row.upload_id.into(), object_key: row.object_key }).collect())
+}

@@ -1,0 +1,138 @@
+//! Checkpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    blob::Blob,
+    ids::{CheckpointId, RunId},
+    name::{check_word, shown},
+};
+
+const MAX_METRICS: usize = 64;
+const MAX_TAGS: usize = 64;
+
+/// A stored checkpoint.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Identifier.
+    pub checkpoint_id: CheckpointId,
+    /// The run it belongs to.
+    pub run_id: RunId,
+    /// Training step, unique in the run.
+    pub step: i64,
+    /// What training reported beside it.
+    pub reported: Reported,
+    /// Its file.
+    pub blob: Blob,
+    /// Digest of its layout.
+    pub layout_blake3: String,
+    /// Number of tensors.
+    pub tensor_count: u64,
+    /// When it was stored.
+    pub created_at: DateTime<Utc>,
+}
+
+/// What training reports beside a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reported {
+    /// Epoch, where it was told.
+    pub epoch: Option<f64>,
+    /// Metrics; finite.
+    pub metrics: BTreeMap<String, f64>,
+    /// Tags.
+    pub tags: Vec<String>,
+}
+
+/// A report that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidReport {
+    /// The field, e.g. `metrics.val_loss`.
+    pub field: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl Reported {
+    /// Reads `metrics` (`name:value,…`) and `tags` (`word,…`).
+    pub fn parse(epoch: Option<f64>, metrics: Option<&str>, tags: Option<&str>) -> Result<Self, InvalidReport> {
+        if let Some(epoch) = epoch.filter(|epoch| !epoch.is_finite() || *epoch < 0.0) {
+            return Err(invalid("epoch", format!("must be a finite number not below 0, not {epoch}")));
+        }
+        let metrics = parse_metrics(metrics.unwrap_or_default())?;
+        Ok(Self { epoch, metrics, tags: parse_tags(tags.unwrap_or_default())? })
+    }
+}
+
+fn parse_metrics(text: &str) -> Result<BTreeMap<String, f64>, InvalidReport> {
+    let mut metrics = BTreeMap::new();
+    for pair in text.split(',').filter(|_| !text.is_empty()) {
+        let Some((name, value)) = pair.split_once(':') else {
+            return Err(invalid("metrics", format!("`{}` is not `name:value`", shown(pair))));
+        };
+        check_word(name).map_err(|detail| invalid("metrics", detail))?;
+        let field = format!("metrics.{name}");
+        let value: f64 = value.parse().map_err(|_| invalid(&field, format!("`{}` is not a number", shown(value))))?;
+        if !value.is_finite() {
+            return Err(invalid(&field, format!("must be finite, not {value}")));
+        }
+        if metrics.insert(name.to_owned(), value).is_some() {
+            return Err(invalid(&field, "is given twice".to_owned()));
+        }
+    }
+    if metrics.len() > MAX_METRICS {
+        return Err(invalid("metrics", format!("holds more than {MAX_METRICS} metrics")));
+    }
+    Ok(metrics)
+}
+
+fn parse_tags(text: &str) -> Result<Vec<String>, InvalidReport> {
+    let mut seen = BTreeSet::new();
+    let mut tags = Vec::new();
+    for tag in text.split(',').filter(|_| !text.is_empty()) {
+        check_word(tag).map_err(|detail| invalid("tags", detail))?;
+        if !seen.insert(tag) {
+            return Err(invalid("tags", format!("`{tag}` is given twice")));
+        }
+        tags.push(tag.to_owned());
+    }
+    if tags.len() > MAX_TAGS {
+        return Err(invalid("tags", format!("holds more than {MAX_TAGS} tags")));
+    }
+    Ok(tags)
+}
+
+fn invalid(field: &str, detail: String) -> InvalidReport {
+    InvalidReport { field: field.to_owned(), detail }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_and_tags_are_read() {
+        let reported =
+            Reported::parse(Some(1.5), Some("val_loss:0.53,val_accuracy:8.1e-1"), Some("warm,a100")).unwrap();
+        assert_eq!(reported.metrics, BTreeMap::from([("val_loss".into(), 0.53), ("val_accuracy".into(), 0.81)]));
+        assert_eq!(reported.tags, ["warm", "a100"]);
+        assert_eq!(Reported::parse(None, Some(""), Some("")).unwrap(), Reported::default());
+    }
+
+    #[test]
+    fn a_bad_report_is_refused_by_its_field() {
+        let field = |epoch, metrics, tags| Reported::parse(epoch, Some(metrics), Some(tags)).unwrap_err().field;
+        assert_eq!(field(Some(f64::NAN), "", ""), "epoch");
+        assert_eq!(field(Some(-1.0), "", ""), "epoch");
+        assert_eq!(field(None, "val_loss", ""), "metrics");
+        assert_eq!(field(None, "val_loss:nan", ""), "metrics.val_loss");
+        assert_eq!(field(None, "val_loss:inf", ""), "metrics.val_loss");
+        assert_eq!(field(None, "val_loss:low", ""), "metrics.val_loss");
+        assert_eq!(field(None, "a:1,a:2", ""), "metrics.a");
+        assert_eq!(field(None, "a:1,", ""), "metrics");
+        assert_eq!(field(None, "", "a,,b"), "tags");
+        assert_eq!(field(None, "", "a,a"), "tags");
+    }
+}

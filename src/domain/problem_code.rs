@@ -1,0 +1,121 @@
+//! The one table of problem codes: source of HTTP bodies, of `docs/problems.md` and of what clients may rely on.
+
+/// Whether the same request may fare better later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// No: the request itself must change, or the world has moved on.
+    Never,
+    /// Yes, after the time in `Retry-After` or a moment.
+    Later,
+}
+
+macro_rules! problem_codes {
+    ($($variant:ident = $code:literal, $status:literal, $retry:ident, $title:literal;)*) => {
+        /// Stable machine-readable code of a problem.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ProblemCode {
+            $(#[doc = $title] $variant,)*
+        }
+
+        impl ProblemCode {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The code as clients see it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// The HTTP status it is answered with.
+            pub fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)* }
+            }
+
+            /// What it means, the same text for every occurrence.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)* }
+            }
+
+            /// Whether the same request may fare better later.
+            pub fn retry(self) -> Retry {
+                match self { $(Self::$variant => Retry::$retry,)* }
+            }
+        }
+    };
+}
+
+problem_codes! {
+    BadRequest = "bad_request", 400, Never, "The request could not be read";
+    InvalidJson = "invalid_json", 400, Never, "The body is not JSON";
+    InvalidQuery = "invalid_query", 400, Never, "A query parameter is unknown or malformed";
+    InvalidId = "invalid_id", 400, Never, "An identifier in the path is malformed";
+    BodyInterrupted = "body_interrupted", 400, Later, "The connection broke before the body had arrived";
+    Unauthorized = "unauthorized", 401, Never, "The API token is missing or wrong";
+    RouteNotFound = "route_not_found", 404, Never, "There is no such path";
+    RunNotFound = "run_not_found", 404, Never, "There is no such run";
+    CheckpointNotFound = "checkpoint_not_found", 404, Never, "There is no such checkpoint";
+    CandidateSetNotFound = "candidate_set_not_found", 404, Never, "There is no such candidate set";
+    DatasetNotFound = "dataset_not_found", 404, Never, "There is no such dataset";
+    JobNotFound = "job_not_found", 404, Never, "There is no such job";
+    LeaseNotFound = "lease_not_found", 404, Never, "There never was such a lease";
+    ArtifactNotFound = "artifact_not_found", 404, Never, "There is no such artifact";
+    MethodNotAllowed = "method_not_allowed", 405, Never, "The path does not support this method";
+    NameTaken = "name_taken", 409, Never, "Something else already has this name";
+    StepTaken = "step_taken", 409, Never, "The run already has another checkpoint at this step";
+    DatasetDiffers = "dataset_differs", 409, Never, "Another dataset already has this name";
+    LeaseLost = "lease_lost", 409, Never, "The lease no longer holds its job: another attempt has it, or it has ended";
+    ArtifactMissing = "artifact_missing", 409, Never, "No artifact was uploaded under this lease";
+    NoCoefficients = "no_coefficients", 409, Never, "The job has no coefficients: it has not succeeded";
+    UploadLapsed = "upload_lapsed", 409, Later, "The upload was silent for too long and has been removed";
+    TooLarge = "too_large", 413, Never, "The body is larger than the server accepts";
+    UnsupportedMediaType = "unsupported_media_type", 415, Never, "The body has another content type than the path takes";
+    RangeNotSatisfiable = "range_not_satisfiable", 416, Never, "The range lies outside the file";
+    InvalidField = "invalid_field", 422, Never, "A field is unknown, missing or has a value that makes no sense";
+    InvalidFile = "invalid_file", 422, Never, "The file is not what its format says";
+    LayoutDiffers = "layout_differs", 422, Never, "Tensors of two checkpoints differ in name, dtype or shape";
+    NotFinite = "not_finite", 422, Never, "A tensor holds NaN or infinity";
+    DigestDiffers = "digest_differs", 422, Never, "The bytes received have another digest than was announced";
+    InvalidCandidates = "invalid_candidates", 422, Never, "The rule does not choose a usable set of candidates";
+    IdempotencyKeyReused = "idempotency_key_reused", 422, Never, "The idempotency key was used for another request";
+    Internal = "internal", 500, Later, "The server failed";
+    Unavailable = "unavailable", 503, Later, "The database or the object store cannot be reached";
+}
+
+/// The text of `docs/problems.md`.
+pub fn documentation() -> String {
+    use std::fmt::Write;
+    let mut text = String::from(
+        "# Problems\n\n\
+         Every error is answered as `application/problem+json` (RFC 9457). `code` is stable; `type` is `/problems/<code>`.\n\
+         `detail` says what happened this time and `errors` names the fields, tensors or candidates at fault.\n\
+         Written from the table in `src/domain/problem_code.rs`; a test keeps the two equal.\n\n\
+         | code | status | same request again? | meaning |\n|---|---|---|---|\n",
+    );
+    for code in ProblemCode::ALL {
+        let retry = if code.retry() == Retry::Later { "may fare better" } else { "no" };
+        writeln!(text, "| `{}` | {} | {retry} | {} |", code.as_str(), code.status(), code.title())
+            .expect("writing to a string cannot fail");
+    }
+    text
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_documented() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/problems.md");
+        if std::env::var_os("BARYCENTER_REGENERATE").is_some() {
+            std::fs::write(path, documentation()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), documentation(), "run `make regenerate`");
+    }
+
+    #[test]
+    fn codes_are_unique() {
+        let codes: std::collections::BTreeSet<&str> = ProblemCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(codes.len(), ProblemCode::ALL.len());
+    }
+}

@@ -1,0 +1,23 @@
+//! `/v1`: one file for each group of endpoints.
+
+mod artifacts;
+mod candidate_sets;
+mod checkpoints;
+mod datasets;
+mod jobs;
+mod leases;
+mod runs;
+
+use super::ApiRouter;
+
+/// Every operation under `/v1`.
+pub(super) fn router() -> ApiRouter {
+    ApiRouter::new()
+        .merge(runs::router())
+        .merge(checkpoints::router())
+        .merge(candidate_sets::router())
+        .merge(datasets::router())
+        .merge(jobs::router())
+        .merge(leases::router())
+        .merge(artifacts::router())
+}

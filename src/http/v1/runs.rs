@@ -1,0 +1,71 @@
+//! Training runs.
+
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use barycenter_api::{CreateRun, ListQuery, Page, Run};
+use utoipa_axum::routes;
+
+use crate::{
+    app::{self, runs::NewRun},
+    domain,
+    http::{
+        ApiRouter,
+        extract::{Json, Path, Query, page_request},
+        problem::ApiResult,
+        reply,
+    },
+    state::AppState,
+};
+
+pub(super) fn router() -> ApiRouter {
+    ApiRouter::new().routes(routes!(create_run, list_runs)).routes(routes!(show_run))
+}
+
+impl From<domain::run::Run> for Run {
+    fn from(run: domain::run::Run) -> Self {
+        Self {
+            run_id: run.run_id.0,
+            name: run.name,
+            description: run.description,
+            metadata: run.metadata,
+            checkpoint_count: run.checkpoint_count,
+            created_at: run.created_at,
+        }
+    }
+}
+
+/// Open a run.
+#[utoipa::path(
+    post, path = "/v1/runs", tag = "runs", request_body = CreateRun,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same request with the same key gets the same reply.")),
+    responses((status = 201, body = Run, headers(("Location" = String, description = "Path of the run.")))),
+)]
+async fn create_run(State(state): State<AppState>, body: Json<CreateRun>) -> ApiResult<Response> {
+    let CreateRun { name, description, metadata } = body.value;
+    let new = NewRun { name, description, metadata };
+    let reply = app::runs::create_run(&state, new, body.idempotency.as_ref(), |run| {
+        let location = format!("/v1/runs/{}", run.run_id);
+        reply::created(StatusCode::CREATED, location, &Run::from(run))
+    })
+    .await?;
+    Ok(reply.into_response())
+}
+
+/// List runs, newest first.
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", params(ListQuery), responses((status = 200, body = Page<Run>)))]
+async fn list_runs(State(state): State<AppState>, Query(query): Query<ListQuery>) -> ApiResult<axum::Json<Page<Run>>> {
+    let runs = app::runs::list_runs(&state, page_request(&query)?).await?;
+    Ok(axum::Json(reply::page(runs)))
+}
+
+/// Show a run.
+#[utoipa::path(
+    get, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path, description = "Id or name.")),
+    responses((status = 200, body = Run)),
+)]
+async fn show_run(State(state): State<AppState>, Path(run): Path<String>) -> ApiResult<axum::Json<Run>> {
+    Ok(axum::Json(app::runs::find_run(&state, &run).await?.into()))
+}

@@ -1,0 +1,71 @@
+//! Object storage: opened by URL, every key made in [`keys`], bytes streamed in and out.
+
+mod error;
+mod fetch;
+pub mod keys;
+mod open;
+mod upload;
+
+use std::{path::PathBuf, sync::Arc};
+
+use object_store::{DynObjectStore, ObjectStoreExt, path::Path};
+
+pub use error::StorageError;
+pub use fetch::ObjectStream;
+pub use keys::ObjectKey;
+pub use upload::{PutError, Stored};
+
+/// An object store; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    objects: Arc<DynObjectStore>,
+    /// Folder of a `file:` store, whose unfinished writes lie beside the objects.
+    folder: Option<PathBuf>,
+}
+
+impl Store {
+    /// Asks the store for a sign of life: any answer will do, also that an object does not exist.
+    pub async fn ping(&self) -> Result<(), StorageError> {
+        match self.objects.head(&Path::from(keys::PING)).await {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Deletes an object and whatever an unfinished write left beside it; a missing object is no error.
+    pub async fn delete(&self, key: &ObjectKey) -> Result<(), StorageError> {
+        if let Some(folder) = &self.folder {
+            remove_unfinished_writes(&folder.join(key.as_str())).await?;
+        }
+        match self.objects.delete(&key.path()).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Keys of every object, in no order; for audits and tests, since it walks the whole store.
+    pub async fn list_keys(&self) -> Result<Vec<String>, StorageError> {
+        use futures::TryStreamExt;
+        let keys = self.objects.list(None).map_ok(|object| object.location.to_string());
+        Ok(keys.try_collect().await?)
+    }
+}
+
+/// A `file:` store writes `<object>#<n>` and renames it at the end; a process that was killed leaves the former.
+async fn remove_unfinished_writes(object: &std::path::Path) -> Result<(), StorageError> {
+    let (Some(parent), Some(name)) = (object.parent(), object.file_name().and_then(|name| name.to_str())) else {
+        return Ok(());
+    };
+    let mut entries = match tokio::fs::read_dir(parent).await {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StorageError::folder(parent, error)),
+    };
+    let prefix = format!("{name}#");
+    while let Some(entry) = entries.next_entry().await.map_err(|error| StorageError::folder(parent, error))? {
+        if entry.file_name().to_str().is_some_and(|candidate| candidate.starts_with(&prefix)) {
+            tokio::fs::remove_file(entry.path()).await.map_err(|error| StorageError::folder(parent, error))?;
+        }
+    }
+    Ok(())
+}

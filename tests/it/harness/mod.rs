@@ -1,0 +1,115 @@
+//! A server in process: router, own database, store in memory, a clock that stands still.
+
+mod response;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Method, Request, header},
+};
+use barycenter::{
+    app::reaper,
+    config::{AuthConfig, Config, DatabaseConfig, HttpConfig, LeaseConfig, StorageConfig, UploadConfig},
+    domain::clock::ManualClock,
+    http,
+    state::AppState,
+    storage::Store,
+    telemetry,
+};
+use sqlx::PgPool;
+use tower::ServiceExt;
+
+pub use response::TestResponse;
+
+/// A server in process.
+pub struct TestApp {
+    /// What its requests share.
+    pub state: AppState,
+    /// Its clock.
+    pub clock: Arc<ManualClock>,
+    router: Router,
+}
+
+impl TestApp {
+    /// On this database, with a store in memory.
+    pub fn new(pool: PgPool) -> Self {
+        Self::with(pool, Store::open(&"memory:///".parse().unwrap(), []).unwrap(), |_| {})
+    }
+
+    /// On this database and store, with changed settings.
+    pub fn with(pool: PgPool, store: Store, change: impl FnOnce(&mut Config)) -> Self {
+        let start = "2026-01-02T03:04:05Z".parse().unwrap();
+        let clock = Arc::new(ManualClock::new(start));
+        let mut config = config();
+        change(&mut config);
+        let state = AppState {
+            pool,
+            store,
+            clock: clock.clone(),
+            config: Arc::new(config),
+            jobs_changed: barycenter::db::notify::JobChanges::default(),
+            metrics: telemetry::metrics_recorder().unwrap().handle(),
+        };
+        Self { router: http::router(state.clone()), state, clock }
+    }
+
+    /// Sends a request and reads the whole response.
+    pub async fn send(&self, request: Request<Body>) -> TestResponse {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        TestResponse::read(response).await
+    }
+
+    pub async fn get(&self, path: &str) -> TestResponse {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    pub async fn post(&self, path: &str, body: serde_json::Value) -> TestResponse {
+        self.send(json_request(Method::POST, path, &body)).await
+    }
+
+    pub async fn put(&self, path: &str, bytes: impl Into<Body>) -> TestResponse {
+        self.send(Request::put(path).body(bytes.into()).unwrap()).await
+    }
+
+    /// Moves the clock on and removes what unfinished uploads left behind; returns how many there were.
+    pub async fn reap_after(&self, time: Duration) -> usize {
+        self.clock.advance(time);
+        reaper::reap(&self.state).await.unwrap()
+    }
+
+    /// Rows of a table.
+    pub async fn count(&self, table: &str) -> i64 {
+        let statement = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
+        sqlx::query_scalar(statement).fetch_one(&self.state.pool).await.unwrap()
+    }
+
+    /// Fails where the store holds an object that no blob owns, or a blob lacks its object.
+    pub async fn assert_no_orphans(&self) {
+        let mut objects = self.state.store.list_keys().await.unwrap();
+        let mut owned: Vec<String> =
+            sqlx::query_scalar("select object_key from blobs").fetch_all(&self.state.pool).await.unwrap();
+        objects.sort();
+        owned.sort();
+        assert_eq!(objects, owned, "objects in the store and blobs in the database");
+        assert_eq!(self.count("uploads").await, 0, "uploads left behind");
+    }
+}
+
+/// A request with a JSON body.
+pub fn json_request(method: Method, path: &str, body: &serde_json::Value) -> Request<Body> {
+    let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+    request.body(Body::from(body.to_string())).unwrap()
+}
+
+fn config() -> Config {
+    Config {
+        http: HttpConfig { bind: "127.0.0.1:0".parse().unwrap() },
+        database: DatabaseConfig { url: String::new(), pool_size: 5 },
+        storage: StorageConfig { url: "memory:///".parse().unwrap() },
+        auth: AuthConfig::default(),
+        leases: LeaseConfig { lease_seconds: 30, max_attempts: 5 },
+        uploads: UploadConfig { max_upload_bytes: 64 << 20, max_header_bytes: 16 << 20, upload_grace_seconds: 300 },
+    }
+}
