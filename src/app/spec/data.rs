@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use super::Faults;
 use crate::{
     app::{AppResult, error::AppError},
-    domain::{dataset::Dataset, ids::DatasetId, problem_code::ProblemCode},
+    domain::{dataset::Dataset, ids::DatasetId, name::shown, problem_code::ProblemCode},
 };
 
 const DEFAULT_SELECT_FRACTION: f64 = 0.2;
@@ -44,15 +44,18 @@ pub(super) async fn resolve(
     .collect();
     let mut found = BTreeMap::new();
     for (field, name) in &named {
-        let Some(dataset) = find(conn, name).await? else {
-            // What batch norm takes over from the fit data is at fault there, once.
-            if *field != "batch_norm.dataset" || *name != spec.data.fit {
-                faults.add(*field, format!("there is no dataset `{}`", crate::domain::name::shown(name)));
-            }
+        // What batch norm takes over from the fit data is at fault there, once.
+        let is_repeated = *field == "batch_norm.dataset" && *name == spec.data.fit;
+        if is_repeated {
             continue;
-        };
-        check_input(network, field, &dataset, faults);
-        found.insert(name.clone(), dataset);
+        }
+        match find(conn, name).await? {
+            None => faults.add(*field, format!("there is no dataset `{}`", shown(name))),
+            Some(dataset) => {
+                check_input(network, field, &dataset, faults);
+                found.insert(name.clone(), dataset);
+            }
+        }
     }
     let Some(fit) = found.get(&spec.data.fit) else {
         return Ok(None);
