@@ -52,7 +52,11 @@ pub fn code(outcome: anyhow::Result<Outcome>) -> ExitCode {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    let kind = match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Io { source, .. }) => Some(source.kind()),
+        _ => error.downcast_ref::<io::Error>().map(io::Error::kind),
+    };
+    kind == Some(io::ErrorKind::BrokenPipe)
 }
 
 fn number(error: &anyhow::Error) -> u8 {
