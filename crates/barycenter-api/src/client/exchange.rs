@@ -134,7 +134,7 @@ pub(super) async fn accepted(url: &Url, answer: reqwest::Result<Response>) -> Re
 
 pub(super) async fn decode<T: DeserializeOwned>(url: &Url, answer: Response) -> Result<T> {
     let bytes = in_time(url, ANSWER_TIMEOUT, answer.bytes()).await?.map_err(|e| ClientError::transport(url, e))?;
-    serde_json::from_slice(&bytes).map_err(|source| ClientError::Decode { url: url.to_string(), source })
+    serde_json::from_slice(&bytes).map_err(|cause| ClientError::Decode { url: url.to_string(), cause })
 }
 
 /// `None` where the answer is 204.
