@@ -51,13 +51,14 @@ async fn a_json_body_without_end_is_too_large(pool: PgPool) {
     app.send(request.body(body).unwrap()).await.problem(413, "too_large");
 }
 
+/// The API has no handler that panics, so this one is put behind the same middleware.
+async fn panics() {
+    panic!("a secret of the server");
+}
+
 #[sqlx::test]
 async fn a_panic_is_a_problem(pool: PgPool) {
     let app = TestApp::new(pool);
-    // The API has no handler that panics, so one is put behind the same middleware.
-    async fn panics() {
-        panic!("a secret of the server");
-    }
     let router = axum::Router::new().route("/panics", axum::routing::get(panics));
     let router = http::wrap(router, app.state.clock.clone());
     let response = router.oneshot(Request::get("/panics").body(axum::body::Body::empty()).unwrap()).await.unwrap();
