@@ -3,11 +3,18 @@
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::reaper, config::Config, db, domain::clock::SystemClock, http, state::AppState, storage::Store, telemetry,
+    app::{reaper, sweeper},
+    config::Config,
+    db::{self, notify::JobChanges},
+    domain::clock::SystemClock,
+    http,
+    state::AppState,
+    storage::Store,
+    telemetry,
 };
 
 /// Connects to database and store; refuses a database that lacks migrations, and names them.
@@ -25,7 +32,7 @@ pub async fn connect(config: Config) -> anyhow::Result<AppState> {
         store,
         clock: Arc::new(SystemClock),
         config: Arc::new(config),
-        jobs_changed: Arc::new(Notify::new()),
+        jobs_changed: JobChanges::default(),
         metrics: telemetry::install_metrics()?,
     })
 }
@@ -34,6 +41,8 @@ pub async fn connect(config: Config) -> anyhow::Result<AppState> {
 pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     tasks.spawn(reaper::run(state.clone(), stop.clone()));
+    tasks.spawn(sweeper::run(state.clone(), stop.clone()));
+    tasks.spawn(state.jobs_changed.clone().listen(state.pool.clone(), stop.clone()));
     tasks.close();
     let pool = state.pool.clone();
     tracing::info!(http.address = %listener.local_addr()?, "listening");

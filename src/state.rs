@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
-use tokio::sync::Notify;
 
-use crate::{config::Config, domain::clock::Clock, storage::Store};
+use crate::{config::Config, db::notify::JobChanges, domain::clock::Clock, storage::Store};
 
 /// What every request shares; cheap to clone.
 #[derive(Clone)]
@@ -19,8 +18,8 @@ pub struct AppState {
     pub clock: Arc<dyn Clock>,
     /// Settings.
     pub config: Arc<Config>,
-    /// Rung when a job has been queued or has changed state, here or in another replica; waiters then look again.
-    pub jobs_changed: Arc<Notify>,
+    /// Tells when a job has been queued or has changed state, here or in another replica; waiters then look again.
+    pub jobs_changed: JobChanges,
     /// What `/metrics` renders.
     pub metrics: PrometheusHandle,
 }

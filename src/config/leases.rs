@@ -1,6 +1,11 @@
 //! Worker leases.
 
-use std::time::Duration;
+use chrono::TimeDelta;
+
+use crate::domain::lease::LeaseTerms;
+
+/// Heartbeats that fit into a lease: a worker may miss all but the last.
+const HEARTBEATS_A_LEASE: i32 = 6;
 
 /// Worker leases.
 #[derive(Clone, Debug, clap::Args)]
@@ -9,11 +14,16 @@ pub struct LeaseConfig {
     #[arg(long = "lease-seconds", env = "BARYCENTER_LEASE_SECONDS", default_value_t = 30,
           value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub lease_seconds: u32,
+    /// Attempts that a job may have in all.
+    #[arg(long = "max-attempts", env = "BARYCENTER_MAX_ATTEMPTS", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub max_attempts: u32,
 }
 
 impl LeaseConfig {
-    /// How long a lease lasts without a heartbeat.
-    pub fn duration(&self) -> Duration {
-        Duration::from_secs(self.lease_seconds.into())
+    /// How long leases last and how often a job is tried.
+    pub fn terms(&self) -> LeaseTerms {
+        let duration = TimeDelta::seconds(self.lease_seconds.into());
+        LeaseTerms { duration, heartbeat: duration / HEARTBEATS_A_LEASE, max_attempts: self.max_attempts }
     }
 }

@@ -1,14 +1,20 @@
 //! All SQL: plain functions over `&mut PgConnection`, one file for each thing. None begins a transaction.
 
+pub mod artifacts;
 pub mod blobs;
 pub mod candidate_sets;
 pub mod candidates;
 pub mod checkpoints;
 pub mod datasets;
 pub mod error;
+pub mod history;
 pub mod idempotency;
+pub mod job_inputs;
+pub mod jobs;
 pub mod layouts;
+pub mod leases;
 pub mod migrations;
+pub mod notify;
 pub mod runs;
 pub mod uploads;
 

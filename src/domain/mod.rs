@@ -1,12 +1,16 @@
 //! Pure types and rules: no SQL, no HTTP, no object store, no wire types.
 
+pub mod artifact;
 pub mod blob;
 pub mod candidate_set;
 pub mod checkpoint;
 pub mod clock;
 pub mod dataset;
+pub mod history;
 pub mod ids;
+pub mod job;
 pub mod layout;
+pub mod lease;
 pub mod name;
 pub mod page;
 pub mod problem_code;

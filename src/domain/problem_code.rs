@@ -56,10 +56,16 @@ problem_codes! {
     CheckpointNotFound = "checkpoint_not_found", 404, Never, "There is no such checkpoint";
     CandidateSetNotFound = "candidate_set_not_found", 404, Never, "There is no such candidate set";
     DatasetNotFound = "dataset_not_found", 404, Never, "There is no such dataset";
+    JobNotFound = "job_not_found", 404, Never, "There is no such job";
+    LeaseNotFound = "lease_not_found", 404, Never, "There never was such a lease";
+    ArtifactNotFound = "artifact_not_found", 404, Never, "There is no such artifact";
     MethodNotAllowed = "method_not_allowed", 405, Never, "The path does not support this method";
     NameTaken = "name_taken", 409, Never, "Something else already has this name";
     StepTaken = "step_taken", 409, Never, "The run already has another checkpoint at this step";
     DatasetDiffers = "dataset_differs", 409, Never, "Another dataset already has this name";
+    LeaseLost = "lease_lost", 409, Never, "The lease no longer holds its job: another attempt has it, or it has ended";
+    ArtifactMissing = "artifact_missing", 409, Never, "No artifact was uploaded under this lease";
+    NoCoefficients = "no_coefficients", 409, Never, "The job has no coefficients: it has not succeeded";
     UploadLapsed = "upload_lapsed", 409, Later, "The upload was silent for too long and has been removed";
     TooLarge = "too_large", 413, Never, "The body is larger than the server accepts";
     UnsupportedMediaType = "unsupported_media_type", 415, Never, "The body has another content type than the path takes";

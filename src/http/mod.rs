@@ -4,6 +4,7 @@ mod content;
 pub mod extract;
 mod fallback;
 mod health;
+mod json_content;
 mod lingering;
 mod middleware;
 mod openapi;

@@ -1,14 +1,21 @@
 //! Flows through the whole server: the real router on a real Postgres, one database for each test.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod artifacts;
 mod candidate_sets;
 mod content;
 mod datasets;
+mod early_refusal;
 mod harness;
+mod history;
 mod idempotency;
 mod interrupted;
+mod jobs;
+mod leases;
+mod migrations;
 mod openapi;
 mod problems;
 mod refused_uploads;
 mod runs;
+mod scene;
 mod stores;

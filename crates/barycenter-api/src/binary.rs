@@ -51,7 +51,6 @@ impl<'de> Deserialize<'de> for Floats {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

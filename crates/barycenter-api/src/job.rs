@@ -111,6 +111,15 @@ pub struct MemoryEstimate {
     pub total_bytes: u64,
 }
 
+/// A spec that was checked and not queued.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ValidatedJob {
+    /// The spec with every default filled in.
+    pub spec: JobSpec,
+    /// Memory the job would take on a worker.
+    pub estimate: MemoryEstimate,
+}
+
 /// Parts of a job, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -236,7 +245,7 @@ pub struct JobQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct SubmitQuery {
-    /// Check the spec and answer with its memory estimate; nothing is queued.
+    /// Check the spec and answer with it and its memory estimate; nothing is queued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validate_only: Option<bool>,
 }

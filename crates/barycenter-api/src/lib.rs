@@ -27,7 +27,7 @@ pub use dataset::{Dataset, Normalisation, PushDataset};
 pub use history::{CandidateRef, CoefficientTable, History, HistoryQuery, HistorySnapshot, TableFormat, TableQuery};
 pub use job::{
     Attempt, AttemptState, Job, JobFailure, JobQuery, JobState, JobSummary, ListJobs, MemoryEstimate, Phase, Progress,
-    SubmitQuery,
+    SubmitQuery, ValidatedJob,
 };
 pub use lease::{
     Claim, Directive, Fail, Finish, Heartbeat, HeartbeatReply, Lease, LeasedCandidate, LeasedDataset, Snapshot,

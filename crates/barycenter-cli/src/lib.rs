@@ -1,1 +1,84 @@
 //! Client commands of the barycenter binary.
+//!
+//! Data goes to standard output, talk and progress to standard error. The exit code tells the outcome, see
+//! [`EXIT_CODES`].
+
+mod artifact;
+mod average;
+mod checkpoint;
+mod connection;
+mod dataset;
+mod exit;
+mod job;
+mod output;
+mod progress;
+mod run;
+mod set;
+mod shown;
+mod spec;
+mod tables;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+pub use average::AverageArguments;
+pub use connection::Global;
+pub use exit::EXIT_CODES;
+
+use crate::exit::Outcome;
+
+/// The client commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Training runs.
+    #[command(after_help = EXIT_CODES)]
+    Run(On<run::RunCommand>),
+    /// Checkpoints of a run.
+    #[command(after_help = EXIT_CODES)]
+    Checkpoint(On<checkpoint::CheckpointCommand>),
+    /// Datasets that jobs fit, select and test on.
+    #[command(after_help = EXIT_CODES)]
+    Dataset(On<dataset::DatasetCommand>),
+    /// Candidate sets: frozen choices of checkpoints.
+    #[command(after_help = EXIT_CODES)]
+    Set(On<set::SetCommand>),
+    /// Averaging jobs.
+    #[command(after_help = EXIT_CODES)]
+    Job(On<job::JobCommand>),
+    /// Averaged models.
+    #[command(after_help = EXIT_CODES)]
+    Artifact(On<artifact::ArtifactCommand>),
+    /// Average files on this machine; needs no server.
+    #[command(after_help = EXIT_CODES)]
+    Average(AverageArguments),
+}
+
+/// A group of commands on a server.
+#[derive(Debug, clap::Args)]
+pub struct On<C: Subcommand> {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: C,
+}
+
+/// Runs a command and tells its errors on standard error.
+pub async fn run(command: Command) -> ExitCode {
+    exit::code(dispatch(command).await)
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Run(on) => run::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Checkpoint(on) => checkpoint::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Dataset(on) => dataset::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Set(on) => set::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Job(on) => job::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Artifact(on) => artifact::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Average(arguments) => average::run(arguments).await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! norms `r`, the trained variable `X` and the coefficients `a`.
 //! The core knows no network protocol, no database and no clock on the wall.
 
+pub mod average;
 pub mod blocks;
 pub mod checkpoint;
 pub mod data;

@@ -1,8 +1,11 @@
 //! `/v1`: one file for each group of endpoints.
 
+mod artifacts;
 mod candidate_sets;
 mod checkpoints;
 mod datasets;
+mod jobs;
+mod leases;
 mod runs;
 
 use super::ApiRouter;
@@ -14,4 +17,7 @@ pub(super) fn router() -> ApiRouter {
         .merge(checkpoints::router())
         .merge(candidate_sets::router())
         .merge(datasets::router())
+        .merge(jobs::router())
+        .merge(leases::router())
+        .merge(artifacts::router())
 }

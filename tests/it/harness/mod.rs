@@ -51,7 +51,7 @@ impl TestApp {
             store,
             clock: clock.clone(),
             config: Arc::new(config),
-            jobs_changed: Arc::default(),
+            jobs_changed: barycenter::db::notify::JobChanges::default(),
             metrics: telemetry::metrics_recorder().unwrap().handle(),
         };
         Self { router: http::router(state.clone()), state, clock }
@@ -129,7 +129,7 @@ fn config() -> Config {
         database: DatabaseConfig { url: String::new(), pool_size: 5 },
         storage: StorageConfig { url: "memory:///".parse().unwrap() },
         auth: AuthConfig::default(),
-        leases: LeaseConfig { lease_seconds: 30 },
+        leases: LeaseConfig { lease_seconds: 30, max_attempts: 5 },
         uploads: UploadConfig { max_upload_bytes: 64 << 20, max_header_bytes: 16 << 20, upload_grace_seconds: 300 },
     }
 }

@@ -62,7 +62,7 @@ fn put<const N: usize>(values: &[f64], into: &mut [u8], write: impl Fn(f64) -> [
 fn to_odd(value: f64) -> f32 {
     let nearest = value as f32;
     let back = f64::from(nearest);
-    if back == value || value.is_nan() {
+    if back.to_bits() == value.to_bits() || value.is_nan() {
         return nearest;
     }
     let bits = nearest.to_bits();

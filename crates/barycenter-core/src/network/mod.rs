@@ -1,1 +1,87 @@
-//! (to be written)
+//! Built-in networks with `PyTorch` state-dict tensor names, so that a checkpoint of one is a checkpoint of the other.
+
+mod layers;
+mod layout;
+mod mlp;
+mod resnet_cifar;
+mod statistics;
+mod weights;
+
+use candle_core::Tensor;
+
+pub use layout::{Role, TensorSpec, check_layout};
+pub use statistics::{Mode, Statistics, StatisticsSum};
+pub use weights::Weights;
+
+use crate::{Error, Result};
+
+/// A built-in architecture with its sizes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkSpec {
+    /// `nn.Sequential(Linear, ReLU, Linear, ...)`.
+    Mlp {
+        /// Width of the input, of each hidden layer and of the output.
+        features: Vec<usize>,
+    },
+    /// The CIFAR ResNet of He et al. 2015, section 4.2, with projection shortcuts.
+    ResnetCifar {
+        /// `6k + 2` layers.
+        depth: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+}
+
+impl NetworkSpec {
+    /// The network, or an [`Error::Input`] that names the size which is out of bounds.
+    pub fn build(&self) -> Result<Box<dyn Network>> {
+        match self {
+            Self::Mlp { features } => Ok(Box::new(mlp::Mlp::new(features)?)),
+            Self::ResnetCifar { depth, classes } => Ok(Box::new(resnet_cifar::ResnetCifar::new(*depth, *classes)?)),
+        }
+    }
+}
+
+/// A network whose weights come from outside.
+pub trait Network: Send + Sync {
+    /// Every tensor of a checkpoint, in `PyTorch`'s order.
+    fn tensors(&self) -> &[TensorSpec];
+
+    /// Logits [batch, classes] of `inputs` (NHWC images or [batch, features]).
+    fn forward(&self, weights: &Weights, inputs: &Tensor, mode: &mut Mode<'_>) -> Result<Tensor>;
+
+    /// Number of classes.
+    fn classes(&self) -> usize;
+
+    /// Errors where a sample of this shape ([channels, height, width] or [features]) is no input of this network.
+    fn check_input(&self, sample_shape: &[usize]) -> Result<()>;
+
+    /// Bytes of everything a training step holds for one batch besides weights and their gradients: an upper estimate.
+    fn activation_bytes(&self, sample_shape: &[usize], batch_size: usize) -> usize;
+
+    /// The specifications of the parameters, in order: the order of every list of parameters in this crate.
+    fn parameters(&self) -> Vec<&TensorSpec> {
+        self.tensors().iter().filter(|tensor| tensor.role == Role::Parameter).collect()
+    }
+
+    /// Whether running statistics belong to a checkpoint.
+    fn has_batch_norm(&self) -> bool {
+        self.tensors().iter().any(|tensor| tensor.role == Role::RunningMean)
+    }
+
+    /// Fresh parameters: Kaiming-normal weights (He et al. 2015) from a seed, ones for batch-norm scales, zeros for biases.
+    fn initial_parameters(&self, seed: u64) -> Vec<Vec<f32>> {
+        self.parameters().iter().enumerate().map(|(index, spec)| layout::initial(spec, seed, index as u64)).collect()
+    }
+}
+
+/// Errors unless `value` lies in the range; `name` says what it is.
+fn check_bounds(name: &str, value: usize, range: std::ops::RangeInclusive<usize>) -> Result<()> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(Error::input(format!("{name} is {value}, allowed are {} to {}", range.start(), range.end())))
+}
+
+#[cfg(test)]
+mod tests;

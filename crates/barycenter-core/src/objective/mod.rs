@@ -1,12 +1,23 @@
-//! What a fit minimises.
+//! What a fit makes small, and what a model is judged by.
+
+mod classification;
+mod evaluation;
+mod recomputation;
+
+pub use classification::{Classification, ClassificationOptions};
+pub use evaluation::{SampleResults, evaluate};
+pub use recomputation::{Recomputation, recompute_statistics};
 
 use crate::Result;
 
-/// A loss over the averaged tensors, with its gradient.
+/// A loss with a gradient, drawn batch by batch.
 pub trait Objective {
-    /// Steps that make one pass over the data.
+    /// Batches until every sample was seen once.
     fn steps_per_epoch(&self) -> u64;
 
-    /// Loss and gradient at these weights on the batch of this step: one flat vector per averaged tensor, in order.
+    /// Mean loss over the batch of this step, and its gradient.
+    ///
+    /// `weights` and the gradient are the network's parameters in order, each row-major. The batch is a function of the
+    /// step (and of the objective's seed) alone, so a resumed fit sees the same data.
     fn loss_and_gradient(&mut self, weights: &[Vec<f32>], step: u64) -> Result<(f64, Vec<Vec<f32>>)>;
 }

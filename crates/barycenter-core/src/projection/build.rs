@@ -1,10 +1,12 @@
 //! Building a projection in one pass over the candidates.
 
+use std::collections::HashSet;
+
 use rayon::prelude::*;
 
 use super::{
     GROUP, Projection, Tensor,
-    codec::quantise,
+    codec::{dot, quantise},
     kernels::{CHUNK, CHUNK_TILES, code_bytes},
 };
 use crate::{Error, Result, blocks::Blocks, checkpoint::CheckpointFile};
@@ -30,6 +32,7 @@ impl Projection {
         if candidates.len() < 2 {
             return Err(Error::input("averaging needs at least 2 candidates"));
         }
+        check_names(averaged)?;
         if averaged.len() != blocks.tensor_count() {
             let (names, cut) = (averaged.len(), blocks.tensor_count());
             return Err(Error::input(format!("{names} tensors are averaged, the blocks are cut for {cut}")));
@@ -41,6 +44,10 @@ impl Projection {
             let block = blocks.block_of(t);
             let (tensor, tensor_squares) = build_tensor(candidates, name, block, bits)?;
             for (i, square) in tensor_squares.iter().enumerate() {
+                if !square.is_finite() {
+                    let what = format!("tensor `{name}` of candidate {i} (from 0) is not finite in 32 bits");
+                    return Err(Error::input(what));
+                }
                 squares[i * block_count + block] += square;
             }
             tensors.push(tensor);
@@ -55,6 +62,17 @@ pub(super) fn check_bits(bits: u8) -> Result<()> {
     match bits {
         1 | 2 | 4 | 8 | 32 => Ok(()),
         _ => Err(Error::input(format!("bits: {bits} is not one of 1, 2, 4, 8, 32"))),
+    }
+}
+
+fn check_names(averaged: &[String]) -> Result<()> {
+    if averaged.is_empty() {
+        return Err(Error::input("no tensor is averaged"));
+    }
+    let mut seen = HashSet::new();
+    match averaged.iter().find(|name| !seen.insert(*name)) {
+        Some(name) => Err(Error::input(format!("tensor `{name}` is named twice"))),
+        None => Ok(()),
     }
 }
 
@@ -88,7 +106,7 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
             .zip(scales)
             .enumerate()
             .map(|(chunk, ((centre, codes), scales))| {
-                build_chunk(candidates, name, chunk, bits, Part { centre, codes, scales })
+                build_chunk(candidates, name, chunk, bits, &mut Part { centre, codes, scales })
             })
             .collect::<Result<Vec<Vec<f64>>>>()?
     };
@@ -104,7 +122,13 @@ struct Part<'a> {
 }
 
 /// Fills one chunk of columns and returns the squared norms of the candidates' deviations in it.
-fn build_chunk(candidates: &[CheckpointFile], name: &str, chunk: usize, bits: u8, part: Part<'_>) -> Result<Vec<f64>> {
+fn build_chunk(
+    candidates: &[CheckpointFile],
+    name: &str,
+    chunk: usize,
+    bits: u8,
+    part: &mut Part<'_>,
+) -> Result<Vec<f64>> {
     let (n, columns) = (candidates.len(), part.centre.len());
     let mut values = vec![0f32; n * columns];
     for (candidate, row) in candidates.iter().zip(values.chunks_exact_mut(columns)) {
@@ -126,8 +150,10 @@ fn build_chunk(candidates: &[CheckpointFile], name: &str, chunk: usize, bits: u8
         for (value, c) in row.iter_mut().zip(part.centre.iter()) {
             *value -= c;
         }
-        squares[i] = row.iter().map(|d| f64::from(*d) * f64::from(*d)).sum();
         for (tile, group) in row.chunks(GROUP).enumerate() {
+            let mut padded = [0.0; GROUP];
+            padded[..group.len()].copy_from_slice(group);
+            squares[i] += dot(&padded, &padded);
             let place = tile * n + i;
             let codes = &mut part.codes[place * bytes..(place + 1) * bytes];
             if bits == 32 {

@@ -161,9 +161,12 @@ fn read_header(source: &mut impl Read, size: u64) -> Result<(Projection, Vec<usi
         tensors.push(Tensor { name, block, centre: Vec::new(), scales: Vec::new(), codes: Vec::new() });
     }
     let norms = (n as u64).checked_mul(block_count as u64).and_then(|entries| entries.checked_mul(8)).ok_or(SIZE)?;
-    let tile = (n as u64).checked_mul(code_bytes(bits) as u64 + 4).ok_or(SIZE)?;
-    let fits = |elements: &usize| (elements.div_ceil(GROUP) as u64).checked_mul(tile).is_some();
-    if !sizes.iter().all(fits) || norms.checked_add(Projection::memory_bytes(n, &sizes, bits)) != Some(left) {
+    let tile = code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 };
+    let bytes = sizes.iter().try_fold(norms, |sum, elements| {
+        let tiles = (elements.div_ceil(GROUP) as u64).checked_mul(n as u64)?.checked_mul(tile)?;
+        sum.checked_add(tiles)?.checked_add(4 * *elements as u64)
+    });
+    if bytes != Some(left) {
         return Err(SIZE);
     }
     let norms = (0..n * block_count).map(|_| Ok(f64::from_le_bytes(read(source)?))).collect::<Result<_, Fault>>()?;

@@ -1,0 +1,182 @@
+//! `barycenter checkpoint`.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use barycenter_api::{Checkpoint, PushCheckpoint, client::Client};
+use clap::{Args, Subcommand};
+
+use crate::{
+    exit::{Outcome, usage},
+    output::Output,
+    progress::Bar,
+};
+
+/// Commands on checkpoints.
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// Upload safetensors files as checkpoints of a run.
+    ///
+    /// Without --step, the step of each file is read from its name: the digits after `step`, else its last digits.
+    Push(PushArguments),
+    /// List the checkpoints of a run, newest first.
+    List {
+        /// Name or id of the run.
+        #[arg(long)]
+        run: String,
+    },
+}
+
+/// What to push.
+#[derive(Debug, Args)]
+pub struct PushArguments {
+    /// The files.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Name or id of the run.
+    #[arg(long)]
+    run: String,
+    /// Training step of the file.
+    #[arg(long)]
+    step: Option<i64>,
+    /// Epoch of the file.
+    #[arg(long)]
+    epoch: Option<f64>,
+    /// A metric of the file; may be given several times.
+    #[arg(long = "metric", value_name = "NAME=VALUE", value_parser = metric)]
+    metrics: Vec<String>,
+    /// A tag; may be given several times.
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+}
+
+/// `name=value` to `name:value`, as the API writes it.
+fn metric(text: &str) -> Result<String, String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    let value: f64 = value.trim().parse().map_err(|_| format!("`{value}` is not a number"))?;
+    if name.is_empty() || name.contains([',', ':']) || !value.is_finite() {
+        return Err("a name without `,` and `:` and a finite value are needed".into());
+    }
+    Ok(format!("{name}:{value}"))
+}
+
+pub async fn run(client: &Client, output: &Output, command: CheckpointCommand) -> anyhow::Result<Outcome> {
+    match command {
+        CheckpointCommand::Push(arguments) => push(client, output, &arguments).await?,
+        CheckpointCommand::List { run } => output.list(&client.list_checkpoints(&run).await?)?,
+    }
+    Ok(Outcome::Success)
+}
+
+async fn push(client: &Client, output: &Output, arguments: &PushArguments) -> anyhow::Result<()> {
+    let steps = steps(arguments)?;
+    let mut pushed = Vec::new();
+    for (file, step) in arguments.files.iter().zip(steps) {
+        let checkpoint = push_file(client, output, arguments, file, step).await;
+        let checkpoint = checkpoint.with_context(|| format!("{} (step {step})", file.display()))?;
+        output.say(&format!("{}: stored as step {step}", file.display()));
+        pushed.push(checkpoint);
+    }
+    output.list(&pushed)
+}
+
+async fn push_file(
+    client: &Client,
+    output: &Output,
+    arguments: &PushArguments,
+    file: &Path,
+    step: i64,
+) -> anyhow::Result<Checkpoint> {
+    let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
+    let beside = PushCheckpoint {
+        epoch: arguments.epoch,
+        metrics: list(&arguments.metrics),
+        tags: list(&arguments.tags),
+        digest_blake3: Some(digest(file).await?),
+    };
+    let label = file.file_name().unwrap_or_default().to_string_lossy();
+    let bar = Bar::of_bytes(file.metadata()?.len(), &label, output.quiet());
+    let checkpoint = client.push_checkpoint(&arguments.run, step, &beside, file, &bar.counter()).await;
+    bar.finish();
+    Ok(checkpoint?)
+}
+
+/// BLAKE3 digest of a file, so that the server can tell a damaged upload.
+pub async fn digest(file: &Path) -> anyhow::Result<String> {
+    let file = file.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(file)?)?;
+        Ok(hasher.finalize().to_hex().to_string())
+    })
+    .await?
+}
+
+/// The step of each file, all different.
+fn steps(arguments: &PushArguments) -> anyhow::Result<Vec<i64>> {
+    if let Some(step) = arguments.step {
+        return if arguments.files.len() == 1 {
+            Ok(vec![step])
+        } else {
+            Err(usage("--step is for one file; the steps of several are read from their names"))
+        };
+    }
+    if arguments.files.len() > 1 && (arguments.epoch.is_some() || !arguments.metrics.is_empty()) {
+        return Err(usage("--epoch and --metric are for one file"));
+    }
+    let mut seen = BTreeSet::new();
+    let mut steps = Vec::new();
+    for file in &arguments.files {
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        let step = step_in(&name)
+            .ok_or_else(|| usage(format!("{}: no step in the name; give it with --step", file.display())))?;
+        if !seen.insert(step) {
+            return Err(usage(format!("{}: another of the files has step {step} too", file.display())));
+        }
+        steps.push(step);
+    }
+    Ok(steps)
+}
+
+/// The digits after `step`, else the last digits of a name.
+fn step_in(name: &str) -> Option<i64> {
+    let lower = name.to_lowercase();
+    let after_step = lower.find("step").and_then(|at| {
+        let rest = lower[at + 4..].trim_start_matches(['_', '-', '=', '.', ' ']);
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    });
+    let last = || lower.split(|c: char| !c.is_ascii_digit()).rfind(|digits| !digits.is_empty())?.parse().ok();
+    after_step.or_else(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_step_is_read_from_the_name() {
+        let cases = [
+            ("ckpt_0001200", Some(1200)),
+            ("resnet20-step_400-loss0.53", Some(400)),
+            ("Step7", Some(7)),
+            ("resnet20_epoch-12", Some(12)),
+            ("model", None),
+            ("step", None),
+        ];
+        for (name, step) in cases {
+            assert_eq!(step_in(name), step, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_metric_is_a_name_and_a_finite_number() {
+        assert_eq!(metric("val_loss=0.50").unwrap(), "val_loss:0.5");
+        for wrong in ["val_loss", "=1", "a=b", "a=nan", "a,b=1", "a:b=1"] {
+            metric(wrong).unwrap_err();
+        }
+    }
+}

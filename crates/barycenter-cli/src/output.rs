@@ -1,0 +1,114 @@
+//! Results on standard output, talk on standard error.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::shown::Shown;
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// The API's own JSON.
+    Json,
+    /// Identifiers alone, one a line.
+    Id,
+}
+
+/// Where a command writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    format: Format,
+    quiet: bool,
+    terminal: bool,
+}
+
+impl Output {
+    /// Standard output in this format.
+    pub fn new(format: Format, quiet: bool) -> Self {
+        Self { format, quiet, terminal: io::stdout().is_terminal() }
+    }
+
+    /// The format asked for.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether progress is to be shown.
+    pub fn quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Tells a person something, unless it is to be quiet.
+    pub fn say(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Writes one thing.
+    pub fn show<T: Shown>(&self, thing: &T) -> anyhow::Result<()> {
+        match self.format {
+            Format::Table => self.write(&details(&thing.details(), self.terminal)),
+            Format::Json => self.json(thing),
+            Format::Id => self.write(&thing.id()),
+        }
+    }
+
+    /// Writes a list.
+    pub fn list<T: Shown>(&self, things: &[T]) -> anyhow::Result<()> {
+        match self.format {
+            Format::Table => self.write(&list(T::COLUMNS, things.iter().map(Shown::row), self.terminal)),
+            Format::Json => self.json(&things),
+            Format::Id => things.iter().try_for_each(|thing| self.write(&thing.id())),
+        }
+    }
+
+    /// Writes a table without identifiers.
+    pub fn table(&self, columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
+        self.write(&list(columns, rows, self.terminal))
+    }
+
+    /// Writes JSON.
+    pub fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        self.write(&serde_json::to_string_pretty(value)?)
+    }
+
+    /// Writes text and a line's end.
+    pub fn write(&self, text: &str) -> anyhow::Result<()> {
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        Ok(writeln!(io::stdout().lock(), "{text}")?)
+    }
+}
+
+/// A table with borders on a terminal, and bare columns elsewhere.
+pub fn list(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>, terminal: bool) -> String {
+    let mut table = bare(terminal);
+    table.set_header(columns.iter().map(ToString::to_string));
+    table.add_rows(rows);
+    table.trim_fmt()
+}
+
+/// One thing, a line for each of its properties.
+pub fn details(pairs: &[(&str, String)], terminal: bool) -> String {
+    let mut table = bare(terminal);
+    table.add_rows(pairs.iter().map(|(name, value)| vec![(*name).to_owned(), value.clone()]));
+    table.trim_fmt()
+}
+
+fn bare(terminal: bool) -> Table {
+    let mut table = Table::new();
+    if terminal {
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    } else {
+        table.load_style(presets::NOTHING).force_no_tty();
+        table.set_content_arrangement(ContentArrangement::Disabled);
+    }
+    table
+}

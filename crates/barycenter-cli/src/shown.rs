@@ -1,0 +1,190 @@
+//! How the API's things look to a person.
+
+use barycenter_api::{Artifact, CandidateSet, CandidateSetRule, Checkpoint, Dataset, Direction, Job, JobSummary, Run};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+/// Something that can be listed and shown.
+pub trait Shown: Serialize {
+    /// Headings of its list.
+    const COLUMNS: &'static [&'static str];
+    /// What names it on the wire.
+    fn id(&self) -> String;
+    /// Its line in a list.
+    fn row(&self) -> Vec<String>;
+    /// Its properties, one by one.
+    fn details(&self) -> Vec<(&'static str, String)> {
+        Self::COLUMNS.iter().copied().zip(self.row()).collect()
+    }
+}
+
+impl Shown for Run {
+    const COLUMNS: &'static [&'static str] = &["name", "checkpoints", "created", "id"];
+
+    fn id(&self) -> String {
+        self.run_id.to_string()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![self.name.clone(), self.checkpoint_count.to_string(), time(self.created_at), self.id()]
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let mut pairs: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        pairs.extend(self.description.clone().map(|text| ("description", text)));
+        pairs.extend(self.metadata.iter().map(|(key, value)| ("metadata", format!("{key}: {value}"))));
+        pairs
+    }
+}
+
+impl Shown for Checkpoint {
+    const COLUMNS: &'static [&'static str] = &["step", "epoch", "metrics", "tags", "size", "created", "id"];
+
+    fn id(&self) -> String {
+        self.checkpoint_id.to_string()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let metrics: Vec<_> = self.metrics.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        vec![
+            self.step.to_string(),
+            self.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
+            metrics.join(" "),
+            self.tags.join(" "),
+            bytes(self.size_bytes),
+            time(self.created_at),
+            self.id(),
+        ]
+    }
+}
+
+impl Shown for Dataset {
+    const COLUMNS: &'static [&'static str] = &["name", "samples", "input", "size", "created", "id"];
+
+    fn id(&self) -> String {
+        self.dataset_id.to_string()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let shape: Vec<_> = self.input_shape.iter().map(ToString::to_string).collect();
+        vec![
+            self.name.clone(),
+            self.sample_count.to_string(),
+            format!("{} {}", shape.join("x"), self.input_dtype),
+            bytes(self.size_bytes),
+            time(self.created_at),
+            self.id(),
+        ]
+    }
+}
+
+impl Shown for CandidateSet {
+    const COLUMNS: &'static [&'static str] = &["name", "rule", "members", "steps", "created", "id"];
+
+    fn id(&self) -> String {
+        self.candidate_set_id.to_string()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let steps: Vec<_> = self.members.iter().map(|member| member.step.to_string()).collect();
+        vec![
+            self.name.clone().unwrap_or_default(),
+            rule(&self.rule),
+            self.members.len().to_string(),
+            steps.join(" "),
+            time(self.created_at),
+            self.id(),
+        ]
+    }
+}
+
+impl Shown for JobSummary {
+    const COLUMNS: &'static [&'static str] = &["state", "progress", "created", "finished", "id"];
+
+    fn id(&self) -> String {
+        self.job_id.to_string()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let progress = self.progress.as_ref().map(|p| format!("{} {}/{}", p.phase, p.done, p.total));
+        vec![
+            self.state.to_string(),
+            progress.unwrap_or_default(),
+            time(self.created_at),
+            self.finished_at.map(time).unwrap_or_default(),
+            self.id(),
+        ]
+    }
+}
+
+impl Shown for Job {
+    const COLUMNS: &'static [&'static str] = &["id", "state", "created", "finished", "artifact"];
+
+    fn id(&self) -> String {
+        self.job_id.to_string()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.id(),
+            self.state.to_string(),
+            time(self.created_at),
+            self.finished_at.map(time).unwrap_or_default(),
+            self.artifact_id.map(|id| id.to_string()).unwrap_or_default(),
+        ]
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let mut pairs: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        pairs.retain(|(_, value)| !value.is_empty());
+        pairs.push(("candidate set", self.spec.candidate_set_id.to_string()));
+        pairs.push(("memory", bytes(self.estimate.total_bytes)));
+        if self.cancel_requested && !self.state.is_terminal() {
+            pairs.push(("cancel", "requested".into()));
+        }
+        for attempt in &self.attempts {
+            let state = serde_json::to_value(attempt.state).ok().and_then(|v| v.as_str().map(str::to_owned));
+            let error = attempt.error.as_ref().map(|e| format!(" ({}: {})", e.code, e.message)).unwrap_or_default();
+            let line = format!("{} on {}: {}{error}", attempt.attempt, attempt.worker, state.unwrap_or_default());
+            pairs.push(("attempt", line));
+        }
+        pairs.extend(self.error.as_ref().map(|error| ("error", format!("{}: {}", error.code, error.message))));
+        pairs
+    }
+}
+
+impl Shown for Artifact {
+    const COLUMNS: &'static [&'static str] = &["id", "job", "size", "digest", "created"];
+
+    fn id(&self) -> String {
+        self.artifact_id.to_string()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let digest = self.digest_blake3.clone();
+        vec![self.id(), self.job_id.to_string(), bytes(self.size_bytes), digest, time(self.created_at)]
+    }
+}
+
+fn rule(rule: &CandidateSetRule) -> String {
+    match rule {
+        CandidateSetRule::Explicit { .. } => "explicit".into(),
+        CandidateSetRule::Last { count } => format!("last {count}"),
+        CandidateSetRule::Best { count, metric, direction } => {
+            let end = if *direction == Direction::Min { "least" } else { "greatest" };
+            format!("{count} of {end} {metric}")
+        }
+        CandidateSetRule::Steps { from, to, every: 1 } => format!("steps {from} to {to}"),
+        CandidateSetRule::Steps { from, to, every } => format!("steps {from} to {to}, every {every}."),
+    }
+}
+
+/// A time to the second.
+pub fn time(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// A size with a binary unit.
+pub fn bytes(size: u64) -> String {
+    indicatif::BinaryBytes(size).to_string()
+}

@@ -1,0 +1,69 @@
+use std::io::Write;
+
+use barycenter_api::{MethodSpec, NetworkSpec, OptimiserSpec};
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    spec: SpecArguments,
+}
+
+const SET: &str = "0190f3a8-0000-7000-8000-000000000001";
+
+fn parse(words: &[&str]) -> anyhow::Result<JobSpec> {
+    Line::try_parse_from([&["submit"], words].concat())?.spec.into_spec()
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+#[test]
+fn options_alone_make_a_spec() {
+    let network = "resnet_cifar:depth=20,classes=10";
+    let words = ["--candidate-set", SET, "--network", network, "--fit", "validation", "--test", "test", "--lr", "0.05"];
+    let more = ["--augment", "pad=4,flip", "--bits", "8", "--label-smoothing", "0.1", "--batch-norm-dataset", "train"];
+    let spec = parse(&[&words[..], &more[..]].concat()).unwrap();
+    assert_eq!(spec.network, NetworkSpec::ResnetCifar { depth: 20, classes: 10 });
+    insta::assert_snapshot!(serde_json::to_string_pretty(&spec).unwrap());
+}
+
+#[test]
+fn a_spec_survives_yaml() {
+    let words = ["--set-id", SET, "--network", "mlp:features=784x512x10", "--fit", "v", "--optimiser", "sgd"];
+    let spec = parse(&words).unwrap();
+    let yaml = serde_norway::to_string(&spec).unwrap();
+    let file = file(&yaml);
+    assert_eq!(parse(&["-f", file.path().to_str().unwrap()]).unwrap(), spec);
+}
+
+#[test]
+fn options_take_the_place_of_what_the_file_says() {
+    let text = format!(
+        "candidate_set_id: {SET}\nnetwork: {{kind: resnet_cifar, depth: 20, classes: 10}}\ndata: {{fit: validation}}\n\
+         method:\n  kind: twa\n  bits: 4\n  epochs: 3\n"
+    );
+    let file = file(&text);
+    let words = ["-f", file.path().to_str().unwrap(), "--bits", "32", "--set", "method.optimiser.betas=[0.8, 0.9]"];
+    let MethodSpec::Twa(twa) = parse(&words).unwrap().method;
+    assert_eq!((twa.bits, twa.epochs), (32, 3));
+    assert!(matches!(twa.optimiser, OptimiserSpec::Adamw { betas: [0.8, 0.9], learning_rate: None, .. }));
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let whole = ["--set-id", SET, "--network", "mlp:features=2x2", "--fit", "v"];
+    let with = |more: &[&str]| parse(&[&whole[..], more].concat()).unwrap_err().to_string();
+    assert!(parse(&["--fit", "v"]).unwrap_err().to_string().contains("candidate_set_id"));
+    assert!(with(&["--set", "method.bit=4"]).contains("unknown field `bit`"));
+    assert!(with(&["--granularity", "row"]).contains("`row` is not one of"));
+    assert!(with(&["--augment", "crop"]).contains("neither `pad=PIXELS` nor `flip`"));
+    assert!(with(&["--set", "seed.x=1", "--seed", "3"]).contains("`x` is not in a mapping"));
+    let list = file("- 1\n");
+    assert!(parse(&["-f", list.path().to_str().unwrap()]).unwrap_err().to_string().contains("not a mapping"));
+}

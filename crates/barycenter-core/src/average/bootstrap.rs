@@ -1,0 +1,49 @@
+//! Paired bootstrap intervals (Efron and Tibshirani 1993, chapter 13).
+
+use crate::data::Draws;
+
+const RESAMPLES: usize = 1000;
+/// Keeps these draws apart from those of shuffling and augmentation.
+const STREAM: u64 = 0xb007;
+
+/// 95 % interval of the mean of `first[i] - second[i]`, resampling the pairs; deterministic.
+///
+/// Both slices hold the losses of the same samples in the same order; empty ones give `[0, 0]`.
+pub fn paired_interval(first: &[f32], second: &[f32], seed: u64) -> [f64; 2] {
+    let differences: Vec<f64> = first.iter().zip(second).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect();
+    if differences.is_empty() {
+        return [0.0, 0.0];
+    }
+    let mut draws = Draws::keyed(&[seed, STREAM]);
+    let mut means: Vec<f64> = (0..RESAMPLES)
+        .map(|_| {
+            let sum: f64 = differences.iter().map(|_| differences[draws.below(differences.len())]).sum();
+            sum / differences.len() as f64
+        })
+        .collect();
+    means.sort_by(f64::total_cmp);
+    [means[RESAMPLES * 25 / 1000], means[RESAMPLES * 975 / 1000 - 1]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_losses_have_a_zero_interval() {
+        assert_eq!(paired_interval(&[1.0, 2.0], &[1.0, 2.0], 1), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn the_interval_holds_the_mean_and_shrinks_with_the_square_root_of_the_samples() {
+        let losses = |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7919) % 101) as f32 / 101.0).collect() };
+        let width = |n: usize| {
+            let [low, high] = paired_interval(&losses(n), &vec![0.0; n], 3);
+            let mean = losses(n).iter().map(|v| f64::from(*v)).sum::<f64>() / n as f64;
+            assert!(low < mean && mean < high, "{low} {mean} {high}");
+            high - low
+        };
+        let ratio = width(101) / width(10100);
+        assert!((8.0..12.5).contains(&ratio), "{ratio}");
+    }
+}

@@ -1,0 +1,116 @@
+//! What a set of coefficients is worth: exact weights, their running statistics, their losses.
+
+use rayon::prelude::*;
+
+use super::{AverageOptions, Averaging, BatchNormPolicy, Part, Progress};
+use crate::{
+    Result,
+    checkpoint::CheckpointFile,
+    data::Augmentation,
+    network::{Role, Statistics},
+    objective::{Recomputation, SampleResults, evaluate, recompute_statistics},
+};
+
+/// Mean loss and accuracy on one part of the data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scores {
+    /// Mean cross-entropy, nats a sample.
+    pub loss: f64,
+    /// Share of samples whose likeliest class is the label.
+    pub accuracy: f64,
+}
+
+impl From<&SampleResults> for Scores {
+    fn from(results: &SampleResults) -> Self {
+        Self { loss: results.mean_loss(), accuracy: results.accuracy() }
+    }
+}
+
+/// Weights with their running statistics: all that evaluation needs.
+pub(super) struct Model {
+    pub parameters: Vec<Vec<f32>>,
+    pub statistics: Statistics,
+}
+
+impl Averaging<'_> {
+    /// `Σ_i a[i,l] w_i[l]`, summed in f64: one flat vector a parameter, in the network's order.
+    pub(super) fn parameters(&self, coefficients: &[f64]) -> Result<Vec<Vec<f32>>> {
+        let (n, blocks) = (self.candidates.len(), self.blocks.len());
+        self.averaged
+            .par_iter()
+            .enumerate()
+            .map(|(tensor, name)| {
+                let block = self.blocks.block_of(tensor);
+                let weights = (0..n).map(|i| coefficients[i * blocks + block]);
+                weighted_sum(self.candidates, name, weights)
+            })
+            .collect()
+    }
+
+    /// The model of these coefficients, with statistics by the job's policy.
+    pub(super) fn averaged_model(&self, coefficients: &[f64], progress: &dyn Progress) -> Result<Model> {
+        let parameters = self.parameters(coefficients)?;
+        let statistics = self.averaged_statistics(&parameters, progress)?;
+        Ok(Model { parameters, statistics })
+    }
+
+    /// One candidate with its own statistics.
+    pub(super) fn single_model(&self, candidate: usize) -> Result<Model> {
+        let file = &self.candidates[candidate];
+        let parameters = self.averaged.iter().map(|name| file.read_f32(name)).collect::<Result<_>>()?;
+        Ok(Model { parameters, statistics: self.candidate_statistics(candidate)? })
+    }
+
+    /// Statistics for averaged weights, by the job's policy.
+    pub(super) fn averaged_statistics(&self, parameters: &[Vec<f32>], progress: &dyn Progress) -> Result<Statistics> {
+        match self.options.batch_norm.policy {
+            BatchNormPolicy::Recompute if self.network.has_batch_norm() => {
+                let Part { dataset, indices } = &self.data.batch_norm;
+                let AverageOptions { augmentation, batch_size, batch_norm, seed, .. } = self.options;
+                let recomputation = Recomputation {
+                    batch_size,
+                    augmentation: if batch_norm.augment { augmentation } else { Augmentation::default() },
+                    batches: batch_norm.batches,
+                    seed,
+                };
+                let stop = || progress.is_stopping();
+                recompute_statistics(&*self.network, parameters, dataset, indices, &recomputation, &stop)
+            }
+            BatchNormPolicy::Average => {
+                let share = 1.0 / self.candidates.len() as f64;
+                self.statistics_by(|name| weighted_sum(self.candidates, name, self.candidates.iter().map(|_| share)))
+            }
+            BatchNormPolicy::Recompute | BatchNormPolicy::Copy => self.candidate_statistics(self.candidates.len() - 1),
+        }
+    }
+
+    fn candidate_statistics(&self, candidate: usize) -> Result<Statistics> {
+        self.statistics_by(|name| self.candidates[candidate].read_f32(name))
+    }
+
+    fn statistics_by(&self, read: impl Fn(&str) -> Result<Vec<f32>>) -> Result<Statistics> {
+        let is_statistic = |role| matches!(role, Role::RunningMean | Role::RunningVar);
+        let names = self.network.tensors().iter().filter(|tensor| is_statistic(tensor.role));
+        let vectors = names.map(|tensor| read(&tensor.name)).collect::<Result<_>>()?;
+        Statistics::new(&*self.network, vectors, 0)
+    }
+
+    /// Losses of a model on one part of the data.
+    pub(super) fn results(&self, model: &Model, part: &Part, progress: &dyn Progress) -> Result<SampleResults> {
+        let (Model { parameters, statistics }, Part { dataset, indices }) = (model, part);
+        let stop = || progress.is_stopping();
+        evaluate(&*self.network, parameters, statistics, dataset, indices, self.options.batch_size, &stop)
+    }
+}
+
+fn weighted_sum(candidates: &[CheckpointFile], name: &str, weights: impl Iterator<Item = f64>) -> Result<Vec<f32>> {
+    let mut sum: Vec<f64> = Vec::new();
+    for (candidate, weight) in candidates.iter().zip(weights) {
+        let values = candidate.read_f32(name)?;
+        sum.resize(values.len(), 0.0);
+        for (sum, value) in sum.iter_mut().zip(values) {
+            *sum += weight * f64::from(value);
+        }
+    }
+    Ok(sum.into_iter().map(|v| v as f32).collect())
+}

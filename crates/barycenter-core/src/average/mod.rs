@@ -1,0 +1,21 @@
+//! One averaging job, from candidates to the averaged model: fit, baselines, selection, materialisation.
+//!
+//! The caller opens the files, keeps the projection (so that it can be cached), hears of progress through
+//! [`Progress`] and decides when to stop. Every number is a function of the inputs, the options and the seed: a job
+//! resumed from a [`State`] ends with the bits of one that was never stopped.
+
+mod baselines;
+mod bootstrap;
+mod evaluation;
+mod materialise;
+mod options;
+mod progress;
+mod run;
+mod state;
+
+pub use bootstrap::paired_interval;
+pub use evaluation::Scores;
+pub use options::{AverageData, AverageOptions, BatchNormOptions, BatchNormPolicy, Part};
+pub use progress::{Phase, Progress, Silent, Snapshot};
+pub use run::{Averaging, MethodScores, NotAveraged, Outcome};
+pub use state::State;

@@ -1,0 +1,75 @@
+use super::*;
+
+fn resnet(depth: usize) -> Result<Box<dyn Network>> {
+    NetworkSpec::ResnetCifar { depth, classes: 10 }.build()
+}
+
+fn message<T>(result: Result<T>) -> String {
+    result.err().expect("an error").to_string()
+}
+
+#[test]
+fn resnet_20_has_the_published_number_of_parameters() {
+    let network = resnet(20).unwrap();
+    assert_eq!(network.parameters().len(), 65);
+    assert_eq!(network.parameters().iter().map(|spec| spec.len()).sum::<usize>(), 272_474);
+    assert!(network.has_batch_norm());
+}
+
+#[test]
+fn tensors_have_the_names_and_the_order_of_a_state_dict() {
+    let network = resnet(8).unwrap();
+    let names: Vec<_> = network.tensors().iter().map(|spec| spec.name.as_str()).collect();
+    assert_eq!(names[..3], ["conv1.weight", "bn1.weight", "bn1.bias"]);
+    assert_eq!(names[3..6], ["bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"]);
+    assert!(names.contains(&"layer2.0.shortcut.0.weight") && names.contains(&"layer3.0.shortcut.1.running_var"));
+    let mlp = NetworkSpec::Mlp { features: vec![4, 3, 2] }.build().unwrap();
+    let names: Vec<_> = mlp.tensors().iter().map(|spec| (spec.name.as_str(), spec.shape.clone())).collect();
+    assert_eq!(names, [("0.weight", vec![3, 4]), ("0.bias", vec![3]), ("2.weight", vec![2, 3]), ("2.bias", vec![2])]);
+    assert!(!mlp.has_batch_norm());
+}
+
+#[test]
+fn sizes_out_of_bounds_are_refused() {
+    assert!(message(resnet(21)).contains("6k + 2"));
+    assert!(message(resnet(2)).contains("depth is 2"));
+    assert!(message(resnet(6_000_002)).contains("depth"));
+    assert!(message(NetworkSpec::ResnetCifar { depth: 20, classes: 1 }.build()).contains("classes is 1"));
+    assert!(message(NetworkSpec::Mlp { features: vec![4] }.build()).contains("number of mlp features is 1"));
+    assert!(message(NetworkSpec::Mlp { features: vec![4, 0, 2] }.build()).contains("mlp feature is 0"));
+    assert!(message(NetworkSpec::Mlp { features: vec![1 << 20; 100] }.build()).contains("parameters"));
+}
+
+#[test]
+fn a_foreign_layout_is_refused_by_name() {
+    let network = NetworkSpec::Mlp { features: vec![4, 3] }.build().unwrap();
+    let layout = |found: &[(&str, &[usize])]| check_layout(network.tensors(), found.iter().copied());
+    assert!(layout(&[("0.weight", &[3, 4]), ("0.bias", &[3])]).is_ok());
+    assert!(message(layout(&[("0.weight", &[3, 4])])).contains("`0.bias` [3] is missing"));
+    assert!(message(layout(&[("0.weight", &[4, 3]), ("0.bias", &[3])])).contains("`0.weight` has shape [4, 3]"));
+    assert!(message(layout(&[("0.weight", &[3, 4]), ("0.bias", &[3]), ("x", &[])])).contains("`x` is no tensor"));
+    let many: Vec<String> = (0..9).map(|i| format!("t{i}")).collect();
+    let found = many.iter().map(|name| (name.as_str(), &[][..]));
+    assert!(message(check_layout(network.tensors(), found)).ends_with("and 6 more"));
+}
+
+#[test]
+fn statistics_of_another_network_are_refused() {
+    let network = resnet(8).unwrap();
+    assert!(message(Statistics::new(&*network, vec![], 0)).contains("0 running statistics"));
+    let running = network.tensors().iter().filter(|spec| matches!(spec.role, Role::RunningMean | Role::RunningVar));
+    let mut running: Vec<Vec<f32>> = running.map(|spec| vec![0.0; spec.len()]).collect();
+    running[1][0] = -1.0;
+    assert!(message(Statistics::new(&*network, running, 1)).contains("`bn1.running_var`"));
+}
+
+#[test]
+fn initial_parameters_come_from_the_seed_alone() {
+    let network = resnet(8).unwrap();
+    let first = network.initial_parameters(1);
+    assert_eq!(first, network.initial_parameters(1));
+    assert_ne!(first, network.initial_parameters(2));
+    let kernel = &first[3];
+    let variance = kernel.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>() / kernel.len() as f64;
+    assert!((variance * 144.0 / 2.0 - 1.0).abs() < 0.1, "{variance}");
+}

@@ -1,0 +1,114 @@
+//! Matrix products: the one place that calls `gemm`.
+
+use gemm::Parallelism;
+
+/// A matrix seen in a slice: element `(row, column)` lies at `row * row_stride + column * column_stride`.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    elements: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A row-major matrix.
+    pub(super) fn new(elements: &'a [f32], rows: usize, columns: usize) -> Self {
+        assert!(elements.len() >= rows * columns, "matrix {rows}x{columns} of {} elements", elements.len());
+        Self { elements, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The same elements with rows and columns exchanged.
+    pub(super) fn transposed(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// What happens to the destination of a product.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Write {
+    Replace,
+    Accumulate,
+}
+
+/// `destination = left * right` (or `+=`), with a row-major destination.
+///
+/// `gemm` shares out tiles of the destination between threads and never cuts the sum of one element, so the result does
+/// not depend on the number of threads.
+pub(super) fn multiply(
+    destination: &mut [f32],
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    write: Write,
+    parallelism: Parallelism,
+) {
+    let (rows, columns, depth) = (left.rows, right.columns, left.columns);
+    assert_eq!(depth, right.rows, "inner sizes of a product differ");
+    assert!(destination.len() >= rows * columns, "destination of a product is too small");
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    #[expect(unsafe_code, reason = "gemm takes pointers")]
+    // SAFETY: `Matrix::new` checked that every (row, column) lies inside its slice, transposing keeps that, and the
+    // assertions above hold the destination to rows * columns elements that nothing else can reach.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            depth,
+            destination.as_mut_ptr(),
+            1,
+            columns as isize,
+            write == Write::Accumulate,
+            left.elements.as_ptr(),
+            left.column_stride as isize,
+            left.row_stride as isize,
+            right.elements.as_ptr(),
+            right.column_stride as isize,
+            right.row_stride as isize,
+            1.0_f32,
+            1.0_f32,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// All threads of the current pool, or none where there is only one.
+pub(super) fn all_threads() -> Parallelism {
+    match rayon::current_num_threads() {
+        1 => Parallelism::None,
+        threads => Parallelism::Rayon(threads),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_with_transposed_factors_equals_the_plain_sum() {
+        let (m, n, k) = (5, 3, 7);
+        let left: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.7).sin()).collect();
+        let right: Vec<f32> = (0..k * n).map(|i| (i as f32 * 0.3).cos()).collect();
+        let mut got = vec![1.0; m * n];
+        let left_columns = Matrix::new(&left, k, m).transposed();
+        let right_columns = Matrix::new(&right, n, k).transposed();
+        multiply(&mut got, left_columns, right_columns, Write::Accumulate, Parallelism::None);
+        for row in 0..m {
+            for column in 0..n {
+                let sum: f32 = (0..k).map(|i| left[i * m + row] * right[column * k + i]).sum();
+                assert!((got[row * n + column] - 1.0 - sum).abs() < 1e-5);
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Exact materialisation.
+
+use std::collections::BTreeMap;
+
+use barycenter_core::{
+    blocks::{Blocks, Granularity},
+    checkpoint::{CheckpointFile, Dtype, Written},
+    merge::{Policy, merge, policies, weights},
+};
+
+use crate::sample::{Random, Sample, file, file_bytes};
+
+fn fixture(name: &str) -> CheckpointFile {
+    CheckpointFile::open(format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn read_f64(file: &CheckpointFile, name: &str) -> Vec<f64> {
+    let mut values = vec![0.0; file.tensor(name).unwrap().elements()];
+    file.fill_f64(name, 0, &mut values).unwrap();
+    values
+}
+
+fn merged(
+    candidates: &[CheckpointFile],
+    coefficients: &[f64],
+    policies: &BTreeMap<String, Policy>,
+) -> (Vec<u8>, Written) {
+    let mut bytes = Vec::new();
+    let written = merge(candidates, coefficients, policies, &mut bytes, &mut |_, _| Ok(())).unwrap();
+    (bytes, written)
+}
+
+fn tensors(seed: u64) -> Vec<Sample<'static>> {
+    let mut random = Random(seed);
+    let mut values = |count: usize| -> Vec<f64> { (0..count).map(|_| random.gaussian()).collect() };
+    vec![
+        ("d", Dtype::F64, vec![40], values(40)),
+        ("s", Dtype::F32, vec![20_000], values(20_000)),
+        ("h", Dtype::F16, vec![1000], values(1000)),
+        ("b", Dtype::Bf16, vec![1000], values(1000)),
+        ("count", Dtype::I64, vec![], vec![seed as f64]),
+    ]
+}
+
+fn float_names() -> Vec<String> {
+    ["d", "s", "h", "b"].map(str::to_owned).to_vec()
+}
+
+fn one_block(candidates: &[CheckpointFile]) -> BTreeMap<String, Policy> {
+    let sizes: Vec<(String, usize)> =
+        float_names().into_iter().map(|n| (n.clone(), candidates[0].tensor(&n).unwrap().elements())).collect();
+    policies(candidates.last().unwrap(), &float_names(), &Blocks::new(&sizes, Granularity::Model)).unwrap()
+}
+
+/// Distance to the next number of the type.
+fn ulp(dtype: Dtype, value: f64) -> f64 {
+    let (digits, least) = match dtype {
+        Dtype::F16 => (10, -24),
+        Dtype::Bf16 => (7, -133),
+        Dtype::F32 => (23, -149),
+        _ => (52, -1074),
+    };
+    2f64.powi((value.abs().log2().floor() as i32).saturating_sub(digits).max(least))
+}
+
+#[test]
+fn a_merge_agrees_with_plain_float64_arithmetic_of_another_program() {
+    let candidates: Vec<_> = (0..3).map(|i| fixture(&format!("merge_{i}.safetensors"))).collect();
+    let expected = fixture("merge_expected.safetensors");
+    let averaged = ["a.weight", "a.bias", "b.weight", "b.bias"].map(str::to_owned);
+    let sizes = averaged.clone().map(|name| (name.clone(), candidates[0].tensor(&name).unwrap().elements()));
+    let blocks = Blocks::new(&sizes, Granularity::Layer);
+    let policies = policies(&candidates[2], &averaged, &blocks).unwrap();
+    let (bytes, written) = merged(&candidates, &read_f64(&expected, "coefficients"), &policies);
+    assert_eq!(written.digest_blake3, blake3::hash(&bytes).to_hex().to_string());
+    let merged = CheckpointFile::from_bytes(bytes).unwrap();
+    for name in &averaged {
+        let dtype = merged.tensor(name).unwrap().dtype;
+        for (found, wanted) in read_f64(&merged, name).into_iter().zip(read_f64(&expected, name)) {
+            assert!((found - wanted).abs() <= ulp(dtype, wanted), "{name} {dtype}: {found} {wanted}");
+        }
+    }
+    assert_eq!(merged.bytes("b.count").unwrap(), 102_i64.to_le_bytes());
+    assert_eq!(merged.layout(), candidates[2].layout());
+    assert_eq!(merged.layout().metadata["step"], "2");
+}
+
+#[test]
+fn copies_of_one_checkpoint_give_it_back_bit_for_bit() {
+    let original = file_bytes(&tensors(3), &[("format", "pt")]);
+    for n in [2, 3, 7, 10, 49] {
+        let candidates: Vec<_> = (0..n).map(|_| CheckpointFile::from_bytes(original.clone()).unwrap()).collect();
+        let (bytes, _) = merged(&candidates, &weights::uniform(n), &one_block(&candidates));
+        assert!(bytes == original, "{n} copies");
+    }
+    let candidates: Vec<_> = (0..3).map(|_| CheckpointFile::from_bytes(original.clone()).unwrap()).collect();
+    assert!(merged(&candidates, &[2.3, -1.4, 0.1], &one_block(&candidates)).0 == original, "affine coefficients");
+}
+
+#[test]
+fn the_weights_of_one_candidate_give_that_candidate() {
+    let candidates = [1, 2, 3].map(|seed| file(&tensors(seed)));
+    let (bytes, _) = merged(&candidates, &weights::single(3, 1), &one_block(&candidates));
+    let merged = CheckpointFile::from_bytes(bytes).unwrap();
+    for name in float_names() {
+        assert_eq!(merged.bytes(&name).unwrap(), candidates[1].bytes(&name).unwrap(), "{name}");
+    }
+    // What is not averaged comes from the last candidate, whoever has the weight.
+    assert_eq!(merged.bytes("count").unwrap(), 3_i64.to_le_bytes());
+}
+
+#[test]
+fn the_order_of_the_candidates_does_not_matter_beyond_rounding() {
+    let (candidates, permuted) = ([1, 2, 3].map(|s| file(&tensors(s))), [3, 1, 2].map(|s| file(&tensors(s))));
+    let (a, _) = merged(&candidates, &[0.5, 0.8, -0.3], &one_block(&candidates));
+    let (b, _) = merged(&permuted, &[-0.3, 0.5, 0.8], &one_block(&permuted));
+    let (a, b) = (CheckpointFile::from_bytes(a).unwrap(), CheckpointFile::from_bytes(b).unwrap());
+    for name in float_names() {
+        let dtype = a.tensor(&name).unwrap().dtype;
+        for (a, b) in read_f64(&a, &name).into_iter().zip(read_f64(&b, &name)) {
+            assert!((a - b).abs() <= ulp(dtype, a).max(1e-15), "{name}: {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn recomputed_values_and_own_weights_take_the_place_of_coefficients() {
+    let candidates = [1, 2].map(|seed| file(&tensors(seed)));
+    let mut policies = one_block(&candidates);
+    policies.insert("h".to_owned(), Policy::Provided(vec![0.25; 1000]));
+    policies.insert("s".to_owned(), Policy::Weighted(weights::single(2, 0)));
+    policies.insert("b".to_owned(), Policy::Copy);
+    let (bytes, _) = merged(&candidates, &[0.9, 0.1], &policies);
+    let merged = CheckpointFile::from_bytes(bytes).unwrap();
+    assert!(merged.read_f32("h").unwrap().iter().all(|v| *v == 0.25));
+    assert_eq!(merged.bytes("s").unwrap(), candidates[0].bytes("s").unwrap());
+    assert_eq!(merged.bytes("b").unwrap(), candidates[1].bytes("b").unwrap());
+}
+
+#[test]
+fn what_cannot_be_merged_is_refused_by_name() {
+    let candidates = [1, 2].map(|seed| file(&tensors(seed)));
+    let refusal = |coefficients: &[f64], policies: &BTreeMap<String, Policy>| {
+        merge(&candidates, coefficients, policies, Vec::new(), &mut |_, _| Ok(())).unwrap_err().to_string()
+    };
+    let good = one_block(&candidates);
+    let with = |name: &str, policy: Policy| {
+        let mut changed = good.clone();
+        changed.insert(name.to_owned(), policy);
+        changed
+    };
+    assert!(refusal(&[0.5, 0.5], &with("count", Policy::Average { block: 0 })).contains("`count` is I64"));
+    assert!(refusal(&[0.5, 0.5], &with("h", Policy::Provided(vec![1.0]))).contains("`h`"));
+    assert!(refusal(&[0.5, 0.5], &with("h", Policy::Average { block: 1 })).contains("block 1"));
+    assert!(refusal(&[0.5, 0.5, 0.5], &good).contains("3 coefficients"));
+    assert!(refusal(&[f64::NAN, 0.5], &good).contains("not finite"));
+    let mut missing = good.clone();
+    missing.remove("h");
+    assert!(refusal(&[0.5, 0.5], &missing).contains("`h` has no policy"));
+}
+
+#[test]
+fn a_merge_can_be_stopped_after_a_tensor() {
+    let candidates = [1, 2].map(|seed| file(&tensors(seed)));
+    let policies = one_block(&candidates);
+    let stopped =
+        merge(&candidates, &[0.5, 0.5], &policies, Vec::new(), &mut |_, _| Err(barycenter_core::Error::Stopped));
+    assert!(matches!(stopped, Err(barycenter_core::Error::Stopped)));
+}

@@ -1,0 +1,216 @@
+//! One attempt at a job: fetch, compute, upload, finish; with heartbeats from first to last.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use backon::{ExponentialBuilder, Retryable as _};
+use barycenter_api::{
+    Directive, Fail, Finish, Floats, Lease, Phase,
+    client::{ByteCounter, Client, ClientError},
+};
+use barycenter_core::Error;
+use rayon::ThreadPool;
+use tempfile::NamedTempFile;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, error, info, info_span, warn};
+
+use crate::{
+    cache::Cache,
+    compute::{self, Inputs, Product},
+    journal::{Ending, Journal},
+    report::report,
+};
+
+/// People watch progress; the lease alone would be content with a heartbeat every several seconds.
+const LONGEST_BETWEEN_HEARTBEATS: f64 = 2.0;
+
+/// Why an attempt ended without an artifact.
+struct Failure {
+    code: &'static str,
+    message: String,
+    retry: bool,
+}
+
+/// Runs the job of a lease to its end and tells the server; failures end here, in the job's record and the log.
+pub(crate) async fn run(
+    client: &Client,
+    cache: &Cache,
+    pool: &Arc<ThreadPool>,
+    lease: Lease,
+    shutdown: &CancellationToken,
+) {
+    let span = info_span!("job.run", job.id = %lease.job_id, job.attempt = lease.attempt);
+    let attempt = Attempt { client, cache, pool, lease: Arc::new(lease), journal: Arc::new(Journal::new()) };
+    attempt.run(shutdown).instrument(span).await;
+}
+
+struct Attempt<'a> {
+    client: &'a Client,
+    cache: &'a Cache,
+    pool: &'a Arc<ThreadPool>,
+    lease: Arc<Lease>,
+    journal: Arc<Journal>,
+}
+
+impl Attempt<'_> {
+    async fn run(&self, shutdown: &CancellationToken) {
+        info!(candidates = self.lease.candidates.len(), "job started");
+        let worked = tokio::select! {
+            worked = self.work() => worked,
+            never = self.keep_alive(shutdown) => match never {},
+        };
+        match (worked, self.journal.ending()) {
+            (Ok(()), _) => info!("job succeeded"),
+            (Err(_), Some(Ending::Lost)) => warn!("the lease was lost; nothing was published"),
+            (Err(_), Some(Ending::Cancelled)) => self.fail("cancelled", "cancelled on request", false).await,
+            (Err(_), Some(Ending::ShuttingDown)) => {
+                self.beat().await;
+                self.fail("worker_stopped", "the worker was shut down", true).await;
+            }
+            (Err(failure), None) => {
+                error!(code = failure.code, message = failure.message, "job failed");
+                self.fail(failure.code, &failure.message, failure.retry).await;
+            }
+        }
+    }
+
+    async fn work(&self) -> Result<(), Failure> {
+        let inputs = self.fetch().await?;
+        let artifact = NamedTempFile::new_in(self.cache.scratch()).map_err(|e| Failure {
+            code: "io",
+            message: format!("{}: {e}", self.cache.scratch().display()),
+            retry: true,
+        })?;
+        let product = self.compute(inputs, artifact.path().to_owned()).await?;
+        self.publish(product, artifact).await
+    }
+
+    async fn fetch(&self) -> Result<Inputs, Failure> {
+        let lease = &self.lease;
+        let total = (lease.datasets.len() + lease.candidates.len()) as u64;
+        let datasets = lease
+            .datasets
+            .iter()
+            .map(|d| (format!("/v1/datasets/{}/content", d.dataset_id), d.size_bytes, &d.digest_blake3));
+        let candidates = lease
+            .candidates
+            .iter()
+            .map(|c| (format!("/v1/checkpoints/{}/content", c.checkpoint_id), c.size_bytes, &c.digest_blake3));
+        let mut paths = Vec::with_capacity(lease.datasets.len() + lease.candidates.len());
+        for (url_path, size_bytes, digest) in datasets.chain(candidates) {
+            self.journal.report(Phase::Fetch, paths.len() as u64, total).map_err(Failure::from)?;
+            let fetch = || self.cache.fetch(self.client, &url_path, size_bytes, digest);
+            paths.push(fetch.retry(patience()).when(ClientError::is_transient).await.map_err(Failure::from)?);
+        }
+        if let Err(error) = self.cache.evict(&paths.iter().cloned().collect::<HashSet<_>>()) {
+            warn!(%error, "the cache could not be trimmed");
+        }
+        let candidates = paths.split_off(lease.datasets.len());
+        Ok(Inputs { candidates, datasets: paths })
+    }
+
+    async fn compute(&self, inputs: Inputs, artifact: std::path::PathBuf) -> Result<Product, Failure> {
+        let (lease, journal) = (Arc::clone(&self.lease), Arc::clone(&self.journal));
+        let (cache, pool) = (self.cache.clone(), Arc::clone(self.pool));
+        let device = tokio::task::spawn_blocking(move || {
+            pool.install(|| compute::run(&lease, &inputs, &cache, &journal, &artifact))
+        });
+        match device.await {
+            Ok(result) => result.map_err(Failure::from),
+            Err(panic) => {
+                Err(Failure { code: "compute", message: format!("the device thread died: {panic}"), retry: true })
+            }
+        }
+    }
+
+    async fn publish(&self, product: Product, artifact: NamedTempFile) -> Result<(), Failure> {
+        self.journal.report(Phase::Upload, 0, 1).map_err(Failure::from)?;
+        let lease_id = self.lease.lease_id;
+        let uncounted = ByteCounter::none();
+        let upload = || self.client.upload_artifact(lease_id, artifact.path(), &uncounted);
+        let stored = upload.retry(patience()).when(ClientError::is_transient).await.map_err(Failure::from)?;
+        if stored.digest_blake3 != product.written.digest_blake3 {
+            let message =
+                format!("the server received {}, not {}", stored.digest_blake3, product.written.digest_blake3);
+            return Err(Failure { code: "io", message, retry: true });
+        }
+        // The last snapshots are stored before the job is seen to end.
+        while self.journal.has_snapshots() {
+            self.beat().await;
+            if self.journal.ending().is_some() {
+                return Err(Failure::from(Error::Stopped));
+            }
+        }
+        let finish = Finish {
+            artifact_digest_blake3: stored.digest_blake3,
+            blocks: product.blocks.clone(),
+            coefficients: Floats(product.outcome.coefficients.clone()),
+            report: report(&self.lease, &product, self.journal.phases()),
+        };
+        let finish = || self.client.finish(lease_id, &finish);
+        finish.retry(patience()).when(ClientError::is_transient).await.map_err(Failure::from)?;
+        Ok(())
+    }
+
+    async fn keep_alive(&self, shutdown: &CancellationToken) -> std::convert::Infallible {
+        let seconds = self.lease.heartbeat_seconds.min(LONGEST_BETWEEN_HEARTBEATS);
+        let mut ticks = tokio::time::interval(Duration::from_secs_f64(seconds));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled(), if self.journal.ending().is_none() => self.journal.end(Ending::ShuttingDown),
+            }
+            self.beat().await;
+        }
+    }
+
+    /// One heartbeat. Where the server is away its content waits for the next one.
+    async fn beat(&self) {
+        let heartbeat = self.journal.heartbeat();
+        match self.client.heartbeat(self.lease.lease_id, &heartbeat).await {
+            Ok(reply) => self.journal.acknowledge(&heartbeat, reply.directive),
+            Err(error) if error.is_transient() => warn!(%error, "heartbeat not delivered"),
+            Err(error) => {
+                warn!(%error, "heartbeat refused: the lease is gone");
+                self.journal.acknowledge(&heartbeat, Directive::Lost);
+            }
+        }
+    }
+
+    async fn fail(&self, code: &str, message: &str, retry: bool) {
+        let fail = Fail { code: code.to_owned(), message: message.to_owned(), retry };
+        let call = || self.client.fail(self.lease.lease_id, &fail);
+        if let Err(error) = call.retry(patience()).when(ClientError::is_transient).await {
+            warn!(%error, "the failure could not be reported; the lease will lapse");
+        }
+    }
+}
+
+/// How long a worker goes on offering a finished job to a server that is away: about five minutes.
+fn patience() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(250))
+        .with_max_delay(Duration::from_secs(10))
+        .with_total_delay(Some(Duration::from_secs(300)))
+        .without_max_times()
+        .with_jitter()
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (code, retry) = match &error {
+            Error::Input(_) => ("invalid_input", false),
+            Error::Corrupt(_) => ("corrupt_file", false),
+            Error::Stopped => ("stopped", true),
+            Error::Compute(_) => ("compute", true),
+            Error::Io { .. } => ("io", true),
+        };
+        Self { code, message: error.to_string(), retry }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self { code: "io", message: error.to_string(), retry: true }
+    }
+}

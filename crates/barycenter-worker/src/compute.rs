@@ -1,0 +1,168 @@
+//! One job on the device: files in, outcome and merged file out. Blocking; runs on a thread of its own.
+
+use std::{
+    fs::File,
+    io::BufWriter,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use barycenter_api::{Lease, LeasedDataset, Phase};
+use barycenter_core::{
+    Error, Result,
+    average::{AverageData, Averaging, Outcome, Part, State},
+    checkpoint::{CheckpointFile, Written},
+    data::{Dataset, split},
+    projection::Projection,
+};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use tracing::{info, warn};
+
+use crate::{
+    cache::Cache,
+    convert,
+    journal::{Journal, Reporter},
+};
+
+/// The threads that a worker computes on.
+pub(crate) fn thread_pool(threads: Option<NonZeroUsize>) -> anyhow::Result<Arc<ThreadPool>> {
+    let builder = ThreadPoolBuilder::new().thread_name(|i| format!("compute-{i}"));
+    let builder = threads.into_iter().fold(builder, |builder, threads| builder.num_threads(threads.get()));
+    Ok(Arc::new(builder.build().context("cannot start the threads to compute on")?))
+}
+
+/// The fetched files of a lease, in its order.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs {
+    pub candidates: Vec<PathBuf>,
+    pub datasets: Vec<PathBuf>,
+}
+
+/// What a job leaves behind on the worker.
+#[derive(Debug)]
+pub(crate) struct Product {
+    pub outcome: Outcome,
+    pub blocks: Vec<String>,
+    pub not_averaged: Vec<barycenter_api::NotAveraged>,
+    pub written: Written,
+    pub fit_samples: u64,
+    pub select_samples: u64,
+    pub select_overlaps_fit: bool,
+    pub projection_bytes: u64,
+    pub projection_cached: bool,
+}
+
+/// Runs the job of a lease and writes the averaged model to `artifact`.
+pub(crate) fn run(
+    lease: &Lease,
+    inputs: &Inputs,
+    cache: &Cache,
+    journal: &Journal,
+    artifact: &Path,
+) -> Result<Product> {
+    let spec = &lease.spec;
+    let network = Arc::from(convert::network(&spec.network).build()?);
+    let candidates = inputs.candidates.iter().map(|path| CheckpointFile::open(path)).collect::<Result<Vec<_>>>()?;
+    let names: Vec<_> = lease.candidates.iter().map(|c| format!("step {} ({})", c.step, c.checkpoint_id)).collect();
+    let datasets = Datasets::open(lease, inputs)?;
+    let data = datasets.parts(lease)?;
+    let (fit_samples, select_samples) = (data.fit.indices.len() as u64, data.select.indices.len() as u64);
+    let mut reporter = Reporter(journal);
+    let averaging = Averaging::new(network, &candidates, &names, data, convert::options(spec), &mut reporter)?;
+    journal.name_blocks(averaging.blocks().names());
+
+    let (projection, projection_cached) = cached_projection(lease, cache, &averaging, journal)?;
+    let state = lease.fit_state.as_ref().map(|bytes| State::from_bytes(&bytes.0)).transpose()?;
+    if let Some(state) = &state {
+        info!(job.id = %lease.job_id, step = state.fit.step, "resuming the fit");
+    }
+    let outcome = averaging.run(&projection, state, &mut reporter)?;
+
+    let file = File::create(artifact).map_err(|e| Error::io(artifact, e))?;
+    let written = averaging.materialise(&outcome, BufWriter::new(file), &mut reporter)?;
+    Ok(Product {
+        blocks: averaging.blocks().names().to_vec(),
+        not_averaged: averaging
+            .not_averaged()
+            .into_iter()
+            .map(|t| barycenter_api::NotAveraged { tensor: t.tensor, policy: t.policy.to_owned() })
+            .collect(),
+        outcome,
+        written,
+        fit_samples,
+        select_samples,
+        select_overlaps_fit: datasets.overlap(lease),
+        projection_bytes: projection.packed_bytes(),
+        projection_cached,
+    })
+}
+
+/// The projection from the cache, or built and put there. A damaged one is built anew.
+fn cached_projection(
+    lease: &Lease,
+    cache: &Cache,
+    averaging: &Averaging<'_>,
+    journal: &Journal,
+) -> Result<(Projection, bool)> {
+    journal.report(Phase::Projection, 0, 1)?;
+    let digests: Vec<_> = lease.candidates.iter().map(|c| c.digest_blake3.clone()).collect();
+    let path = cache.projection(&averaging.projection_key(&digests));
+    if path.exists() {
+        match Projection::load(&path) {
+            Ok(projection) => return Ok((projection, true)),
+            Err(error) => warn!(%error, "a cached projection is damaged and is built anew"),
+        }
+    }
+    let projection = averaging.build_projection(&mut Reporter(journal))?;
+    projection.save(&path)?;
+    Ok((projection, false))
+}
+
+/// The datasets of a lease, opened.
+struct Datasets(Vec<Arc<Dataset>>);
+
+impl Datasets {
+    fn open(lease: &Lease, inputs: &Inputs) -> Result<Self> {
+        let open = |(leased, path): (&LeasedDataset, &PathBuf)| {
+            Dataset::open(path, Some(convert::normalisation(&leased.normalisation))).map(Arc::new)
+        };
+        lease.datasets.iter().zip(&inputs.datasets).map(open).collect::<Result<_>>().map(Self)
+    }
+
+    fn index(lease: &Lease, name: &str) -> Result<usize> {
+        let position = lease.datasets.iter().position(|dataset| dataset.named == name);
+        position.ok_or_else(|| Error::input(format!("the lease names no dataset `{name}`")))
+    }
+
+    fn named(&self, lease: &Lease, name: &str) -> Result<Arc<Dataset>> {
+        Ok(Arc::clone(&self.0[Self::index(lease, name)?]))
+    }
+
+    /// The parts that a spec asks for.
+    fn parts(&self, lease: &Lease) -> Result<AverageData> {
+        let spec = &lease.spec;
+        let fit = self.named(lease, &spec.data.fit)?;
+        let (fit, select) = match &spec.data.select {
+            Some(name) => (Part::all(fit), Part::all(self.named(lease, name)?)),
+            None => {
+                let fraction = spec.data.select_fraction.unwrap_or(0.2);
+                let (kept, held_out) = split(fit.len(), fraction, spec.seed)?;
+                (Part { dataset: Arc::clone(&fit), indices: kept }, Part { dataset: fit, indices: held_out })
+            }
+        };
+        let batch_norm = match &spec.batch_norm.dataset {
+            Some(name) if *name != spec.data.fit => Part::all(self.named(lease, name)?),
+            _ => fit.clone(),
+        };
+        let test = spec.data.test.as_ref().map(|name| self.named(lease, name)).transpose()?.map(Part::all);
+        Ok(AverageData { fit, select, test, batch_norm })
+    }
+
+    /// Whether the select dataset is the fit dataset, under whatever name.
+    fn overlap(&self, lease: &Lease) -> bool {
+        let id = |name: &str| Self::index(lease, name).ok().map(|index| lease.datasets[index].dataset_id);
+        lease.spec.data.select.as_ref().is_some_and(|select| id(select) == id(&lease.spec.data.fit))
+    }
+}

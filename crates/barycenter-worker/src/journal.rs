@@ -1,0 +1,182 @@
+//! What the device thread has to tell, until a heartbeat carries it off.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use barycenter_api::{Bytes64, Directive, Floats, Heartbeat, Phase, PhaseTime, Progress, Snapshot};
+use barycenter_core::{Error, average};
+
+/// Shared by the device thread, which writes, and the heartbeat, which reads.
+#[derive(Debug)]
+pub(crate) struct Journal(Mutex<Entries>);
+
+#[derive(Debug)]
+struct Entries {
+    blocks: Option<Vec<String>>,
+    snapshots: Vec<Snapshot>,
+    fit_state: Option<Vec<u8>>,
+    fit_state_wanted: bool,
+    progress: Option<Progress>,
+    fit_loss: Option<f64>,
+    phase_started: Instant,
+    phases: Vec<PhaseTime>,
+    ending: Option<Ending>,
+}
+
+/// Why a computation must end early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The job was cancelled.
+    Cancelled,
+    /// Another attempt holds the job.
+    Lost,
+    /// This worker shuts down.
+    ShuttingDown,
+}
+
+impl Journal {
+    pub fn new() -> Self {
+        Self(Mutex::new(Entries {
+            blocks: None,
+            snapshots: Vec::new(),
+            fit_state: None,
+            fit_state_wanted: true,
+            progress: None,
+            fit_loss: None,
+            phase_started: Instant::now(),
+            phases: Vec::new(),
+            ending: None,
+        }))
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        // Entries are plain values, whole after every statement: a panic elsewhere leaves them usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the computation to end; the first reason stays.
+    pub fn end(&self, ending: Ending) {
+        self.entries().ending.get_or_insert(ending);
+    }
+
+    /// Why the computation must end, where it must.
+    pub fn ending(&self) -> Option<Ending> {
+        self.entries().ending
+    }
+
+    /// Notes the names of the blocks; the next heartbeat carries them.
+    pub fn name_blocks(&self, blocks: &[String]) {
+        self.entries().blocks = Some(blocks.to_vec());
+    }
+
+    /// Notes how far the job is, and the time each phase takes.
+    pub fn report(&self, phase: Phase, done: u64, total: u64) -> Result<(), Error> {
+        let mut entries = self.entries();
+        if entries.ending.is_some() {
+            return Err(Error::Stopped);
+        }
+        if entries.progress.as_ref().is_some_and(|progress| progress.phase != phase) {
+            entries.close_phase();
+        }
+        let fit_loss = entries.fit_loss.filter(|_| phase == Phase::Fit);
+        entries.progress = Some(Progress { phase, done, total, fit_loss });
+        Ok(())
+    }
+
+    /// The phases so far, the present one closed.
+    pub fn phases(&self) -> Vec<PhaseTime> {
+        let mut entries = self.entries();
+        entries.close_phase();
+        entries.phases.clone()
+    }
+
+    /// Whether snapshots wait for a heartbeat.
+    pub fn has_snapshots(&self) -> bool {
+        !self.entries().snapshots.is_empty()
+    }
+
+    /// Everything a heartbeat has to say. Snapshots stay until [`Journal::acknowledge`].
+    pub fn heartbeat(&self) -> Heartbeat {
+        let mut entries = self.entries();
+        entries.fit_state_wanted = true;
+        Heartbeat {
+            progress: entries.progress.clone(),
+            fit_state: entries.fit_state.clone().map(Bytes64),
+            blocks: entries.blocks.clone(),
+            snapshots: entries.snapshots.clone(),
+        }
+    }
+
+    /// The server has stored this heartbeat.
+    pub fn acknowledge(&self, heartbeat: &Heartbeat, directive: Directive) {
+        let mut entries = self.entries();
+        entries.snapshots.drain(..heartbeat.snapshots.len());
+        let sent = heartbeat.fit_state.as_ref().map(|state| &state.0);
+        if entries.fit_state.as_ref() == sent {
+            entries.fit_state = None;
+        }
+        match directive {
+            Directive::Continue => {}
+            Directive::Stop => _ = entries.ending.get_or_insert(Ending::Cancelled),
+            Directive::Lost => _ = entries.ending.get_or_insert(Ending::Lost),
+        }
+    }
+}
+
+impl Entries {
+    fn close_phase(&mut self) {
+        let Some(progress) = &self.progress else { return };
+        let phase = progress.phase.to_string();
+        let seconds = self.phase_started.elapsed().as_secs_f64();
+        self.phase_started = Instant::now();
+        match self.phases.iter_mut().find(|time| time.phase == phase) {
+            Some(time) => time.seconds += seconds,
+            None => self.phases.push(PhaseTime { phase, seconds }),
+        }
+    }
+}
+
+/// The core's view of a journal.
+#[derive(Debug)]
+pub(crate) struct Reporter<'a>(pub &'a Journal);
+
+impl average::Progress for Reporter<'_> {
+    fn report(&mut self, phase: average::Phase, done: u64, total: u64) -> Result<(), Error> {
+        let phase = match phase {
+            average::Phase::Check => Phase::Fetch,
+            average::Phase::Projection => Phase::Projection,
+            average::Phase::Fit => Phase::Fit,
+            average::Phase::Baselines => Phase::Baselines,
+            average::Phase::Select => Phase::Select,
+            average::Phase::Materialise => Phase::Materialise,
+        };
+        self.0.report(phase, done, total)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.ending().is_some()
+    }
+
+    fn snapshot(&mut self, snapshot: average::Snapshot) {
+        let mut entries = self.0.entries();
+        entries.fit_loss = snapshot.fit_loss;
+        entries.snapshots.push(Snapshot {
+            step: snapshot.step,
+            epoch: snapshot.epoch,
+            learning_rate: snapshot.learning_rate,
+            fit_loss: snapshot.fit_loss,
+            select_loss: snapshot.select_loss,
+            coefficients: Floats(snapshot.coefficients),
+        });
+    }
+
+    fn resumable(&mut self, state: &dyn Fn() -> Vec<u8>) {
+        let mut entries = self.0.entries();
+        // Making the bytes costs a copy of the state: once a heartbeat is enough.
+        if std::mem::take(&mut entries.fit_state_wanted) {
+            entries.fit_state = Some(state());
+        }
+    }
+}

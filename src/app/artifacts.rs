@@ -1,0 +1,179 @@
+//! Artifacts: receiving them under a lease, publishing them, reading them.
+
+use barycenter_api::{Artifact, JobSpec, Manifest, ManifestCandidate, StoredArtifact};
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::{
+    AppError, AppResult,
+    blobs::{self, PendingUpload},
+    candidate_sets::find_candidate_set_with,
+    history, jobs, leases,
+    tensor_file::Incoming,
+    transaction::{begin, commit, connection},
+};
+use crate::{
+    db::{self, DbError, artifacts::ArtifactUpload, jobs::LockedJob},
+    domain::{
+        artifact,
+        blob::Blob,
+        ids::{ArtifactId, LeaseId},
+        problem_code::ProblemCode,
+    },
+    state::AppState,
+    storage::{ObjectKey, Stored},
+};
+
+/// Receives the artifact of a lease. It stays a pending upload, seen by nobody, until `finish`; a second one takes the
+/// place of the first.
+pub async fn receive_artifact(state: &AppState, lease_id: LeaseId, file: Incoming) -> AppResult<StoredArtifact> {
+    file.check_announcement(state.config.uploads.max_upload_bytes)?;
+    let mut transaction = begin(state).await?;
+    lock_held(&mut transaction, lease_id).await?;
+    commit(transaction).await?;
+    let (upload, stored) = file.read_header(state).await?.store(state).await?;
+    let noted = note_upload(state, lease_id, &upload, &stored).await;
+    let superfluous = match &noted {
+        Ok(replaced) => replaced.as_ref(),
+        Err(_) => Some(&upload),
+    };
+    if let Some(superfluous) = superfluous {
+        blobs::discard(state, superfluous).await;
+    }
+    noted?;
+    metrics::histogram!("barycenter_upload_size_bytes", "kind" => "artifact").record(stored.size_bytes as f64);
+    Ok(StoredArtifact { size_bytes: stored.size_bytes, digest_blake3: stored.digest_blake3 })
+}
+
+async fn lock_held(conn: &mut PgConnection, lease_id: LeaseId) -> AppResult<()> {
+    let (_, job) = leases::lock_attempt(conn, lease_id).await?;
+    leases::check_held(&job, lease_id, "artifact")
+}
+
+/// Notes an upload as the one of its lease, which may have been lost while the bytes flowed; returns the one before.
+async fn note_upload(
+    state: &AppState,
+    lease_id: LeaseId,
+    upload: &PendingUpload,
+    stored: &Stored,
+) -> AppResult<Option<PendingUpload>> {
+    let mut transaction = begin(state).await?;
+    lock_held(&mut transaction, lease_id).await?;
+    let replaced = find_pending(&mut transaction, lease_id).await?;
+    let row = ArtifactUpload {
+        upload_id: upload.upload_id,
+        object_key: upload.key.to_string(),
+        digest_blake3: stored.digest_blake3.clone(),
+        size_bytes: stored.size_bytes,
+    };
+    db::artifacts::save_upload(&mut transaction, lease_id, &row, state.clock.now()).await?;
+    commit(transaction).await?;
+    Ok(replaced)
+}
+
+/// The pending upload of a lease.
+pub(super) async fn find_pending(conn: &mut PgConnection, lease_id: LeaseId) -> AppResult<Option<PendingUpload>> {
+    Ok(db::artifacts::find_upload(conn, lease_id).await?.map(|upload| pending(&upload)))
+}
+
+fn pending(upload: &ArtifactUpload) -> PendingUpload {
+    PendingUpload { upload_id: upload.upload_id, key: ObjectKey::from_stored(&upload.object_key) }
+}
+
+/// What a publication rests on.
+pub(super) struct Publication<'a> {
+    pub(super) lease_id: LeaseId,
+    pub(super) job: &'a LockedJob,
+    pub(super) worker_version: String,
+    pub(super) now: DateTime<Utc>,
+}
+
+/// Makes the file uploaded under a lease the artifact of its job; returns the upload, for the caller to discard after
+/// the commit.
+pub(super) async fn publish(
+    state: &AppState,
+    conn: &mut PgConnection,
+    publication: Publication<'_>,
+    announced_blake3: &str,
+) -> AppResult<PendingUpload> {
+    let Publication { lease_id, job, worker_version, now } = publication;
+    let upload = db::artifacts::find_upload(conn, lease_id).await?.ok_or_else(|| {
+        let detail = format!("upload the artifact to /v1/leases/{lease_id}/artifact before finishing");
+        AppError::refused(ProblemCode::ArtifactMissing, detail)
+    })?;
+    if upload.digest_blake3 != announced_blake3 {
+        let detail = format!("is {announced_blake3}, the uploaded artifact has {}", upload.digest_blake3);
+        return Err(AppError::fault(ProblemCode::DigestDiffers, "artifact_digest_blake3", detail));
+    }
+    let stored = Stored { size_bytes: upload.size_bytes, digest_blake3: upload.digest_blake3.clone() };
+    let upload = pending(&upload);
+    let blob = blobs::commit_blob(conn, &upload, &stored, now).await?;
+    let artifact = artifact::Artifact {
+        artifact_id: ArtifactId(state.clock.new_id()),
+        job_id: job.job_id,
+        run_id: job.run_id,
+        lease_id,
+        digest_blake3: blob.digest_blake3,
+        size_bytes: blob.size_bytes,
+        worker_version,
+        created_at: now,
+    };
+    db::artifacts::insert(conn, &artifact).await?;
+    Ok(upload)
+}
+
+/// A published artifact.
+pub async fn find_artifact(state: &AppState, artifact_id: ArtifactId) -> AppResult<Artifact> {
+    let mut conn = connection(state).await?;
+    Ok(to_wire(&find(&mut conn, artifact_id).await?))
+}
+
+/// The bytes of an artifact.
+pub async fn find_artifact_blob(state: &AppState, artifact_id: ArtifactId) -> AppResult<Blob> {
+    let mut conn = connection(state).await?;
+    let artifact = find(&mut conn, artifact_id).await?;
+    let blob = db::blobs::find_blob(&mut conn, &artifact.digest_blake3).await?;
+    Ok(blob.ok_or_else(|| DbError::inconsistent("artifacts", "digest_blake3", artifact_id.0))?)
+}
+
+/// Everything needed to make an artifact again.
+pub async fn find_manifest(state: &AppState, artifact_id: ArtifactId) -> AppResult<Manifest> {
+    let mut conn = connection(state).await?;
+    let artifact = find(&mut conn, artifact_id).await?;
+    let job = db::jobs::find(&mut conn, artifact.job_id).await?.ok_or_else(|| jobs::not_found(artifact.job_id))?;
+    let spec: JobSpec = jobs::document("spec", job.job_id.0, job.spec)?;
+    let report = job.report.ok_or_else(|| DbError::inconsistent("jobs", "report", job.job_id.0))?;
+    let candidates = find_candidate_set_with(&mut conn, job.candidate_set_id).await?.members;
+    let coefficients = history::read_coefficients(&mut conn, job.job_id, &candidates).await?;
+    Ok(Manifest {
+        artifact: to_wire(&artifact),
+        candidates: candidates
+            .into_iter()
+            .map(|row| ManifestCandidate {
+                checkpoint_id: row.checkpoint_id.0,
+                step: row.step,
+                digest_blake3: row.digest_blake3,
+            })
+            .collect(),
+        coefficients,
+        spec,
+        report: jobs::document("report", job.job_id.0, report)?,
+        worker_version: artifact.worker_version,
+    })
+}
+
+async fn find(conn: &mut PgConnection, artifact_id: ArtifactId) -> AppResult<artifact::Artifact> {
+    let missing = || AppError::refused(ProblemCode::ArtifactNotFound, format!("there is no artifact {artifact_id}"));
+    db::artifacts::find(conn, artifact_id).await?.ok_or_else(missing)
+}
+
+fn to_wire(artifact: &artifact::Artifact) -> Artifact {
+    Artifact {
+        artifact_id: artifact.artifact_id.0,
+        job_id: artifact.job_id.0,
+        run_id: artifact.run_id.0,
+        size_bytes: artifact.size_bytes,
+        digest_blake3: artifact.digest_blake3.clone(),
+        created_at: artifact.created_at,
+    }
+}

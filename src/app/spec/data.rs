@@ -1,0 +1,136 @@
+//! The datasets of a spec.
+
+use std::collections::BTreeMap;
+
+use barycenter_api::{BatchNormPolicy, JobSpec};
+use barycenter_core::network::Network;
+use sqlx::PgConnection;
+
+use super::Faults;
+use crate::{
+    app::{AppResult, error::AppError},
+    domain::{dataset::Dataset, ids::DatasetId, name::shown, problem_code::ProblemCode},
+};
+
+const DEFAULT_SELECT_FRACTION: f64 = 0.2;
+const MAX_SELECT_FRACTION: f64 = 0.9;
+
+/// What the data of a spec comes to.
+pub(super) struct Data {
+    /// Shape of one input of the fit data.
+    pub(super) input_shape: Vec<usize>,
+    /// Bytes of all files.
+    pub(super) file_bytes: u64,
+    /// The datasets by the words that name them.
+    pub(super) datasets: Vec<(String, DatasetId)>,
+}
+
+/// Checks the datasets and fills in the defaults of split and batch norm; `None` where the fit data is missing.
+pub(super) async fn resolve(
+    conn: &mut PgConnection,
+    spec: &mut JobSpec,
+    network: Option<&dyn Network>,
+    faults: &mut Faults,
+) -> AppResult<Option<Data>> {
+    resolve_batch_norm(spec, network, faults);
+    let named: Vec<(&str, String)> = [
+        ("data.fit", Some(spec.data.fit.clone())),
+        ("data.select", spec.data.select.clone()),
+        ("data.test", spec.data.test.clone()),
+        ("batch_norm.dataset", spec.batch_norm.dataset.clone()),
+    ]
+    .into_iter()
+    .filter_map(|(field, name)| name.map(|name| (field, name)))
+    .collect();
+    let mut found = BTreeMap::new();
+    for (field, name) in &named {
+        // What batch norm takes over from the fit data is at fault there, once.
+        let is_repeated = *field == "batch_norm.dataset" && *name == spec.data.fit;
+        if is_repeated {
+            continue;
+        }
+        match find(conn, name).await? {
+            None => faults.add(*field, format!("there is no dataset `{}`", shown(name))),
+            Some(dataset) => {
+                check_input(network, field, &dataset, faults);
+                found.insert(name.clone(), dataset);
+            }
+        }
+    }
+    let Some(fit) = found.get(&spec.data.fit) else {
+        return Ok(None);
+    };
+    resolve_split(spec, fit.shape.sample_count, faults);
+    check_augmentation(spec, &fit.shape.input_shape, faults);
+    // Two words may name one dataset, which is held once.
+    let by_id: BTreeMap<DatasetId, u64> = found.values().map(|d| (d.dataset_id, d.blob.size_bytes)).collect();
+    Ok(Some(Data {
+        input_shape: to_usize(&fit.shape.input_shape),
+        file_bytes: by_id.values().sum(),
+        datasets: found.into_iter().map(|(name, dataset)| (name, dataset.dataset_id)).collect(),
+    }))
+}
+
+async fn find(conn: &mut PgConnection, name: &str) -> AppResult<Option<Dataset>> {
+    match crate::app::datasets::find_dataset_with(conn, name).await {
+        Ok(dataset) => Ok(Some(dataset)),
+        Err(AppError::Refused { code: ProblemCode::DatasetNotFound, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn check_input(network: Option<&dyn Network>, field: &str, dataset: &Dataset, faults: &mut Faults) {
+    let shape = to_usize(&dataset.shape.input_shape);
+    if let Some(Err(error)) = network.map(|network| network.check_input(&shape)) {
+        faults.add(field, format!("dataset `{}` does not fit the network: {error}", dataset.name));
+    }
+}
+
+fn to_usize(shape: &[u64]) -> Vec<usize> {
+    shape.iter().map(|extent| *extent as usize).collect()
+}
+
+fn resolve_split(spec: &mut JobSpec, sample_count: u64, faults: &mut Faults) {
+    const FIELD: &str = "data.select_fraction";
+    if spec.data.select.is_some() {
+        faults.check(spec.data.select_fraction.is_none(), FIELD, || "cannot stand beside `data.select`".into());
+        return;
+    }
+    let fraction = *spec.data.select_fraction.get_or_insert(DEFAULT_SELECT_FRACTION);
+    if !(fraction > 0.0 && fraction <= MAX_SELECT_FRACTION) {
+        faults.add(FIELD, format!("must lie in (0, {MAX_SELECT_FRACTION}], not {fraction}"));
+        return;
+    }
+    // As `barycenter_core::data::split` does it: rounded, but at least one.
+    let selected = ((sample_count as f64 * fraction).round() as u64).max(1);
+    let detail = || format!("leaves no sample to fit on: {selected} of {sample_count} would be kept for selection");
+    faults.check(selected < sample_count, FIELD, detail);
+}
+
+fn check_augmentation(spec: &JobSpec, input_shape: &[u64], faults: &mut Faults) {
+    const FIELD: &str = "data.augmentation";
+    let Some(augmentation) = spec.data.augmentation else {
+        return;
+    };
+    let [_, height, width] = input_shape else {
+        faults.add(FIELD, format!("is for images; an input of the fit data has shape {input_shape:?}"));
+        return;
+    };
+    let most = (*height).min(*width);
+    let detail = || format!("must be at most {most}, the side of the images, not {}", augmentation.pad);
+    faults.check(u64::from(augmentation.pad) <= most, "data.augmentation.pad", detail);
+}
+
+/// Fills in what the running statistics are recomputed on, where the network has any.
+fn resolve_batch_norm(spec: &mut JobSpec, network: Option<&dyn Network>, faults: &mut Faults) {
+    let augmented = spec.data.augmentation.is_some();
+    let batch_norm = &mut spec.batch_norm;
+    faults.check(batch_norm.batches != Some(0), "batch_norm.batches", || "must be at least 1".into());
+    let wanted = batch_norm.augment == Some(true);
+    faults.check(augmented || !wanted, "batch_norm.augment", || "needs `data.augmentation`".into());
+    let recomputed = batch_norm.policy == BatchNormPolicy::Recompute;
+    if recomputed && network.is_some_and(Network::has_batch_norm) {
+        batch_norm.dataset.get_or_insert_with(|| spec.data.fit.clone());
+        batch_norm.augment.get_or_insert(augmented);
+    }
+}

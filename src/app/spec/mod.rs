@@ -1,0 +1,101 @@
+//! Checks a job's spec and fills in its defaults, so that what is stored says all there is to say.
+//!
+//! Every fault is found before the spec is refused: whoever writes a spec corrects it once.
+
+mod data;
+mod method;
+mod network;
+
+use barycenter_api::{JobSpec, MemoryEstimate, MethodSpec};
+use sqlx::PgConnection;
+
+use super::{AppError, AppResult, error::Fault, estimate};
+use crate::{
+    db,
+    domain::{
+        ids::{DatasetId, RunId},
+        problem_code::ProblemCode,
+    },
+};
+
+/// A spec that was checked.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The spec with every default filled in.
+    pub spec: JobSpec,
+    /// Memory of the job on a worker.
+    pub estimate: MemoryEstimate,
+    /// The run of the candidates.
+    pub run_id: RunId,
+    /// The datasets by the words that name them.
+    pub datasets: Vec<(String, DatasetId)>,
+}
+
+/// What is wrong with a spec, field by field.
+#[derive(Debug, Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, field: impl Into<String>, detail: impl Into<String>) {
+        self.0.push(Fault { field: field.into(), detail: detail.into() });
+    }
+
+    /// Adds a fault unless `sound`.
+    fn check(&mut self, sound: bool, field: &str, detail: impl FnOnce() -> String) {
+        if !sound {
+            self.add(field, detail());
+        }
+    }
+
+    fn into_error(self) -> AppError {
+        let fields: Vec<String> = self.0.iter().map(|fault| format!("{}: {}", fault.field, fault.detail)).collect();
+        AppError::Refused { code: ProblemCode::InvalidField, detail: fields.join("; "), faults: self.0 }
+    }
+}
+
+/// Checks a spec against what is stored and fills in its defaults; refuses it with every field at fault.
+pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Resolved> {
+    let mut faults = Faults::default();
+    let MethodSpec::Twa(twa) = &mut spec.method;
+    method::resolve(twa, &spec.objective, &mut faults);
+    let candidates = find_candidates(conn, &spec, &mut faults).await?;
+    let tensors = candidates.as_ref().map(|candidates| candidates.tensors.as_slice());
+    let network = network::check(&spec.network, tensors, &mut faults);
+    let data = data::resolve(conn, &mut spec, network.as_deref(), &mut faults).await?;
+    let (Some(candidates), Some(network), Some(data), true) = (candidates, network, data, faults.0.is_empty()) else {
+        return Err(faults.into_error());
+    };
+    let MethodSpec::Twa(twa) = &spec.method;
+    let averaged = network::averaged(network.as_ref());
+    let tensors: Vec<usize> = averaged.iter().map(|(_, elements)| *elements).collect();
+    let estimate = estimate::estimate(estimate::Sizes {
+        candidates: candidates.count,
+        blocks: network::block_count(&averaged, twa.granularity),
+        tensors: &tensors,
+        bits: twa.bits,
+        activation_bytes: network.activation_bytes(&data.input_shape, twa.batch_size as usize) as u64,
+        dataset_bytes: data.file_bytes,
+    });
+    Ok(Resolved { spec, estimate, run_id: candidates.run_id, datasets: data.datasets })
+}
+
+struct Candidates {
+    run_id: RunId,
+    count: usize,
+    tensors: Vec<crate::domain::layout::Tensor>,
+}
+
+async fn find_candidates(
+    conn: &mut PgConnection,
+    spec: &JobSpec,
+    faults: &mut Faults,
+) -> AppResult<Option<Candidates>> {
+    let id = spec.candidate_set_id.into();
+    let Some(set) = db::candidate_sets::find_candidate_set(conn, id).await? else {
+        faults.add("candidate_set_id", format!("there is no candidate set {id}"));
+        return Ok(None);
+    };
+    let tensors = db::layouts::find_layout(conn, &set.layout_blake3).await?;
+    let tensors = tensors.ok_or_else(|| AppError::internal(format!("candidate set {id} has no layout")))?;
+    Ok(Some(Candidates { run_id: set.run_id, count: set.members.len(), tensors }))
+}

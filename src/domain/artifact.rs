@@ -1,0 +1,26 @@
+//! Artifacts: averaged models.
+
+use chrono::{DateTime, Utc};
+
+use super::ids::{ArtifactId, JobId, LeaseId, RunId};
+
+/// A published artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// Identifier.
+    pub artifact_id: ArtifactId,
+    /// The job that made it.
+    pub job_id: JobId,
+    /// The run of its candidates.
+    pub run_id: RunId,
+    /// The lease it was uploaded and published under.
+    pub lease_id: LeaseId,
+    /// Digest of the file.
+    pub digest_blake3: String,
+    /// Size of the file.
+    pub size_bytes: u64,
+    /// Version of the worker that merged it.
+    pub worker_version: String,
+    /// When it was published.
+    pub created_at: DateTime<Utc>,
+}

@@ -1,0 +1,70 @@
+//! Artifacts: averaged models and where they come from.
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, Method},
+    response::Response,
+};
+use barycenter_api::{Artifact, Manifest};
+use utoipa_axum::routes;
+
+use crate::{
+    app,
+    domain::ids::ArtifactId,
+    http::{ApiRouter, content, extract::Path, problem::ApiResult},
+    state::AppState,
+};
+
+pub(super) fn router() -> ApiRouter {
+    ApiRouter::new().routes(routes!(show_artifact)).routes(routes!(show_manifest)).routes(routes!(read_artifact))
+}
+
+/// Show an artifact.
+#[utoipa::path(
+    get, path = "/v1/artifacts/{artifact_id}", tag = "artifacts",
+    params(("artifact_id" = uuid::Uuid, Path, description = "Id.")),
+    responses((status = 200, body = Artifact)),
+)]
+async fn show_artifact(
+    State(state): State<AppState>,
+    Path(artifact_id): Path<ArtifactId>,
+) -> ApiResult<axum::Json<Artifact>> {
+    Ok(axum::Json(app::artifacts::find_artifact(&state, artifact_id).await?))
+}
+
+/// Show everything needed to make an artifact again: candidates, coefficients, spec, report.
+#[utoipa::path(
+    get, path = "/v1/artifacts/{artifact_id}/manifest", tag = "artifacts",
+    params(("artifact_id" = uuid::Uuid, Path, description = "Id.")),
+    responses((status = 200, body = Manifest)),
+)]
+async fn show_manifest(
+    State(state): State<AppState>,
+    Path(artifact_id): Path<ArtifactId>,
+) -> ApiResult<axum::Json<Manifest>> {
+    Ok(axum::Json(app::artifacts::find_manifest(&state, artifact_id).await?))
+}
+
+/// Read the averaged model's safetensors file, whole or in part.
+#[utoipa::path(
+    get, path = "/v1/artifacts/{artifact_id}/content", tag = "artifacts",
+    params(
+        ("artifact_id" = uuid::Uuid, Path, description = "Id."),
+        ("Range" = Option<String>, Header, description = "One range of bytes."),
+        ("If-None-Match" = Option<String>, Header, description = "Answer 304 where the digest is still this."),
+    ),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 206, body = Vec<u8>, content_type = "application/octet-stream", description = "The range."),
+        (status = 304, description = "The caller has it already."),
+    ),
+)]
+async fn read_artifact(
+    State(state): State<AppState>,
+    Path(artifact_id): Path<ArtifactId>,
+    method: Method,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let blob = app::artifacts::find_artifact_blob(&state, artifact_id).await?;
+    content::respond(&state, &method, &headers, &blob).await
+}

@@ -1,0 +1,136 @@
+//! A server and workers as processes of their own, on a real Postgres and a `file:` store, to be killed at will.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use barycenter_api::{CoefficientTable, Job, client::Client};
+use sqlx::{ConnectOptions as _, PgPool};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// How long a test waits for what must come; far above what it takes.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A process that is killed with the test that started it.
+pub struct Process(Child);
+
+impl Process {
+    fn start(arguments: &[&str], environment: &[(&str, String)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_barycenter"));
+        command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
+        command.env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    /// `kill -9`: no handler runs, no destructor, no goodbye.
+    pub fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already dead where the test killed it.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Where a server runs, or will.
+pub struct Cluster {
+    pub folder: TempDir,
+    pub address: SocketAddr,
+    pub client: Client,
+    database_url: String,
+}
+
+impl Cluster {
+    pub async fn new(pool: &PgPool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let client = Client::new(&format!("http://{address}"), None).unwrap();
+        let database_url = pool.connect_options().to_url_lossy().to_string();
+        Self { folder, address, client, database_url }
+    }
+
+    /// Starts the server and waits until it is ready.
+    pub async fn serve(&self) -> Process {
+        let store = self.folder.path().join("store");
+        std::fs::create_dir_all(&store).unwrap();
+        let environment = [
+            ("BARYCENTER_BIND", self.address.to_string()),
+            ("DATABASE_URL", self.database_url.clone()),
+            ("BARYCENTER_STORAGE_URL", format!("file://{}", store.display())),
+            ("BARYCENTER_LEASE_SECONDS", "3".to_owned()),
+            ("BARYCENTER_DATABASE_POOL_SIZE", "5".to_owned()),
+        ];
+        let server = Process::start(&["serve"], &environment);
+        let url = format!("http://{}/readyz", self.address);
+        self.until("the server is ready", async || {
+            matches!(reqwest::get(&url).await, Ok(answer) if answer.status().is_success()).then_some(())
+        })
+        .await;
+        server
+    }
+
+    /// Starts a worker with a cache of its own.
+    pub fn worker(&self, name: &str) -> Process {
+        let cache = self.folder.path().join(format!("cache-{name}"));
+        let environment = [
+            ("BARYCENTER_SERVER", format!("http://{}", self.address)),
+            ("BARYCENTER_CACHE_DIR", cache.display().to_string()),
+            ("BARYCENTER_WORKER_NAME", name.to_owned()),
+        ];
+        Process::start(&["worker"], &environment)
+    }
+
+    /// Every object that the store holds, finished or not.
+    pub fn stored_files(&self) -> Vec<std::path::PathBuf> {
+        files_under(&self.folder.path().join("store"))
+    }
+
+    /// Waits until the fit of a job has taken some steps and is far from its end; returns the steps.
+    pub async fn until_mid_fit(&self, job_id: Uuid) -> u64 {
+        self.until("the job is in the middle of its fit", async || {
+            let job = self.client.find_job(job_id, None).await.ok()?;
+            assert!(!job.state.is_terminal(), "the job ended before it could be disturbed: {job:?}");
+            let progress = job.progress?;
+            (progress.phase == barycenter_api::Phase::Fit && progress.done > 10).then_some(progress.done)
+        })
+        .await
+    }
+
+    pub async fn until_terminal(&self, job_id: Uuid) -> Job {
+        self.until("the job ends", async || {
+            self.client.find_job(job_id, Some(2)).await.ok().filter(|job| job.state.is_terminal())
+        })
+        .await
+    }
+
+    pub async fn coefficients(&self, job_id: Uuid) -> CoefficientTable {
+        self.client.coefficients(job_id).await.unwrap()
+    }
+
+    /// Asks again and again until there is an answer.
+    pub async fn until<T>(&self, what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+        let started = Instant::now();
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            assert!(started.elapsed() < PATIENCE, "waited in vain: {what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn files_under(folder: &Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files_under(&path) } else { vec![path] }).collect()
+}

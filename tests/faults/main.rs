@@ -1,0 +1,91 @@
+//! Processes killed without warning: nothing lost, nothing double, nothing half-visible.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cluster;
+mod inputs;
+
+use barycenter_api::{AttemptState, HistoryQuery, JobState, PushCheckpoint};
+use cluster::Cluster;
+use sqlx::PgPool;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+#[sqlx::test]
+async fn a_job_whose_worker_was_killed_ends_with_the_coefficients_of_an_undisturbed_one(pool: PgPool) {
+    let cluster = Cluster::new(&pool).await;
+    let _server = cluster.serve().await;
+    let spec = inputs::push(&cluster).await;
+
+    let disturbed = inputs::submit(&cluster, &spec).await;
+    let first = cluster.worker("first");
+    cluster.until_mid_fit(disturbed.job_id).await;
+    first.kill();
+    let _second = cluster.worker("second");
+    let disturbed = cluster.until_terminal(disturbed.job_id).await;
+    assert_eq!(disturbed.state, JobState::Succeeded, "{disturbed:?}");
+    let attempts: Vec<_> = disturbed.attempts.iter().map(|a| (a.worker.as_str(), a.state)).collect();
+    assert_eq!(attempts, [("first", AttemptState::Expired), ("second", AttemptState::Succeeded)]);
+
+    let undisturbed = inputs::submit(&cluster, &spec).await;
+    let undisturbed = cluster.until_terminal(undisturbed.job_id).await;
+    assert_eq!(undisturbed.attempts.len(), 1);
+    // Equality of f64 through JSON is equality of bits: both sides print and parse exactly.
+    assert_eq!(cluster.coefficients(disturbed.job_id).await, cluster.coefficients(undisturbed.job_id).await);
+
+    let all = HistoryQuery { limit: Some(10_000), coefficients: Some(false), ..HistoryQuery::default() };
+    let disturbed = cluster.client.history(disturbed.job_id, &all).await.unwrap();
+    let undisturbed = cluster.client.history(undisturbed.job_id, &all).await.unwrap();
+    assert_eq!(disturbed.snapshots, undisturbed.snapshots);
+}
+
+#[sqlx::test]
+async fn a_job_outlives_a_server_that_is_killed_in_the_middle_of_it(pool: PgPool) {
+    let cluster = Cluster::new(&pool).await;
+    let server = cluster.serve().await;
+    let spec = inputs::push(&cluster).await;
+    let job = inputs::submit(&cluster, &spec).await;
+    let _worker = cluster.worker("only");
+    cluster.until_mid_fit(job.job_id).await;
+    server.kill();
+    let _server = cluster.serve().await;
+    let job = cluster.until_terminal(job.job_id).await;
+    assert_eq!(job.state, JobState::Succeeded, "{job:?}");
+    assert!(job.artifact_id.is_some());
+}
+
+#[sqlx::test]
+async fn a_server_killed_in_the_middle_of_an_upload_leaves_nothing_visible(pool: PgPool) {
+    let cluster = Cluster::new(&pool).await;
+    let server = cluster.serve().await;
+    inputs::push(&cluster).await;
+    let before = cluster.client.list_checkpoints("faults").await.unwrap().len();
+    let path = cluster.folder.path().join("late.safetensors");
+    inputs::checkpoint(&path, 40);
+    let body = std::fs::read(&path).unwrap();
+
+    let mut connection = TcpStream::connect(cluster.address).await.unwrap();
+    let head = format!(
+        "PUT /v1/runs/faults/checkpoints/40 HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\
+         content-type: application/octet-stream\r\n\r\n",
+        cluster.address,
+        body.len()
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection.write_all(&body[..body.len() / 2]).await.unwrap();
+    connection.flush().await.unwrap();
+    cluster
+        .until("the server has begun the upload", async || {
+            let begun: i64 = sqlx::query_scalar("select count(*) from uploads").fetch_one(&pool).await.unwrap();
+            (begun == 1).then_some(())
+        })
+        .await;
+    server.kill();
+    drop(connection);
+
+    let _server = cluster.serve().await;
+    assert_eq!(cluster.client.list_checkpoints("faults").await.unwrap().len(), before);
+    let beside = PushCheckpoint::default();
+    let pushed = cluster.client.push_checkpoint("faults", 40, &beside, &path, &ByteCounter::none()).await.unwrap();
+    assert_eq!(pushed.size_bytes, body.len() as u64);
+    let listed = cluster.client.list_checkpoints("faults").await.unwrap();
+    assert_eq!(listed.len(), before + 1);
+}
