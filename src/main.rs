@@ -116,3 +116,15 @@ async fn stop_on_signal(stop: CancellationToken) {
     tracing::info!("stopping");
     stop.cancel();
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
+}
