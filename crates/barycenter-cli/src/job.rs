@@ -143,10 +143,10 @@ async fn submit(
 ) -> anyhow::Result<Outcome> {
     let spec = spec.into_spec()?;
     if validate {
-        let estimate = client.validate_job(&spec).await?;
+        let validated = client.validate_job(&spec).await?;
         match output.format() {
-            Format::Json => output.json(&estimate)?,
-            _ => output.write(&format!("the spec is right; memory: {}", bytes(estimate.total_bytes)))?,
+            Format::Json => output.json(&validated)?,
+            _ => output.write(&format!("the spec is right; memory: {}", bytes(validated.estimate.total_bytes)))?,
         }
         return Ok(Outcome::Success);
     }

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::{Client, Result, exchange::Repeat};
 use crate::{
-    CoefficientTable, History, HistoryQuery, Job, JobQuery, JobSpec, JobSummary, ListJobs, MemoryEstimate, Page,
-    SubmitQuery, TableFormat, TableQuery,
+    CoefficientTable, History, HistoryQuery, Job, JobQuery, JobSpec, JobSummary, ListJobs, Page, SubmitQuery,
+    TableFormat, TableQuery, ValidatedJob,
 };
 
 impl Client {
@@ -15,8 +15,8 @@ impl Client {
         self.create(&self.url(&["jobs"]), spec).await
     }
 
-    /// Checks a spec and returns the memory it would take; nothing is queued.
-    pub async fn validate_job(&self, spec: &JobSpec) -> Result<MemoryEstimate> {
+    /// Checks a spec and returns it with every default and the memory it would take; nothing is queued.
+    pub async fn validate_job(&self, spec: &JobSpec) -> Result<ValidatedJob> {
         let url = self.url(&["jobs"]);
         let query = SubmitQuery { validate_only: Some(true) };
         let make = || self.request(Method::POST, &url).query(&query).json(spec);
