@@ -1,5 +1,7 @@
 //! The networks against `PyTorch` in float64 (`fixtures/README.md` says how the expected values were made).
 
+#![expect(clippy::unwrap_used, reason = "a fixture that cannot be read fails the test")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -117,7 +117,8 @@ impl Attempt<'_> {
     async fn publish(&self, product: Product, artifact: NamedTempFile) -> Result<(), Failure> {
         self.journal.report(Phase::Upload, 0, 1).map_err(Failure::from)?;
         let lease_id = self.lease.lease_id;
-        let upload = || self.client.upload_artifact(lease_id, artifact.path(), &ByteCounter::none());
+        let uncounted = ByteCounter::none();
+        let upload = || self.client.upload_artifact(lease_id, artifact.path(), &uncounted);
         let stored = upload.retry(patience()).when(ClientError::is_transient).await.map_err(Failure::from)?;
         if stored.digest_blake3 != product.written.digest_blake3 {
             let message = format!("the server received {}, not {}", stored.digest_blake3, product.written.digest_blake3);

@@ -14,7 +14,7 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn write(tensors: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)>, metadata: &[(&str, &str)]) -> tempfile::NamedTempFile {
+fn write(tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)], metadata: &[(&str, &str)]) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     let views: Vec<_> = tensors
         .iter()
@@ -30,7 +30,7 @@ fn labels(values: &[i64]) -> (&'static str, Dtype, Vec<usize>, Vec<u8>) {
     ("labels", Dtype::I64, vec![values.len()], values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
-fn refusal(tensors: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)>) -> String {
+fn refusal(tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> String {
     Dataset::open(write(tensors, &[]).path(), None).err().expect("an error").to_string()
 }
 
@@ -61,7 +61,7 @@ fn padding_is_black_before_normalisation() {
                     assert_eq!(values, black);
                     seen_black = true;
                 }
-                Some((row, column)) => assert_eq!(values[0], (row * 3 + column) as f32 * 0.5 - 1.0),
+                Some((row, column)) => assert_eq!(values[..1], [(row * 3 + column) as f32 * 0.5 - 1.0]),
             }
         }
     }
@@ -72,7 +72,7 @@ fn padding_is_black_before_normalisation() {
 fn a_file_is_read_with_the_normalisation_of_its_metadata() {
     let inputs: Vec<u8> = [0.5_f32, 1.5, 2.5, 3.5].iter().flat_map(|value| value.to_le_bytes()).collect();
     let file = write(
-        vec![("inputs", Dtype::F32, vec![2, 2], inputs), labels(&[3, 0])],
+        &[("inputs", Dtype::F32, vec![2, 2], inputs), labels(&[3, 0])],
         &[("scale", "1/2"), ("mean", "0.25"), ("std", "0.5,2")],
     );
     let dataset = Dataset::open(file.path(), None).unwrap();
@@ -88,21 +88,21 @@ fn a_file_is_read_with_the_normalisation_of_its_metadata() {
 #[test]
 fn a_file_that_is_no_dataset_is_refused_by_name() {
     let bytes = || ("inputs", Dtype::U8, vec![2, 3], vec![0; 6]);
-    assert!(refusal(vec![bytes()]).contains("no tensor `labels`"));
-    assert!(refusal(vec![labels(&[0])]).contains("no tensor `inputs`"));
-    assert!(refusal(vec![bytes(), labels(&[0])]).contains("2 inputs but 1 labels"));
-    assert!(refusal(vec![bytes(), labels(&[0, -1])]).contains("label -1 of sample 1"));
-    assert!(refusal(vec![("inputs", Dtype::I8, vec![2, 3], vec![0; 6]), labels(&[0, 0])]).contains("I8"));
-    assert!(refusal(vec![("inputs", Dtype::U8, vec![2, 3, 1], vec![0; 6]), labels(&[0, 0])]).contains("[2, 3, 1]"));
-    assert!(refusal(vec![("inputs", Dtype::U8, vec![0, 3], vec![]), labels(&[])]).contains("holds nothing"));
-    assert!(refusal(vec![bytes(), ("labels", Dtype::U8, vec![2], vec![0; 2])]).contains("`labels` is U8"));
+    assert!(refusal(&[bytes()]).contains("no tensor `labels`"));
+    assert!(refusal(&[labels(&[0])]).contains("no tensor `inputs`"));
+    assert!(refusal(&[bytes(), labels(&[0])]).contains("2 inputs but 1 labels"));
+    assert!(refusal(&[bytes(), labels(&[0, -1])]).contains("label -1 of sample 1"));
+    assert!(refusal(&[("inputs", Dtype::I8, vec![2, 3], vec![0; 6]), labels(&[0, 0])]).contains("I8"));
+    assert!(refusal(&[("inputs", Dtype::U8, vec![2, 3, 1], vec![0; 6]), labels(&[0, 0])]).contains("[2, 3, 1]"));
+    assert!(refusal(&[("inputs", Dtype::U8, vec![0, 3], vec![]), labels(&[])]).contains("holds nothing"));
+    assert!(refusal(&[bytes(), ("labels", Dtype::U8, vec![2], vec![0; 2])]).contains("`labels` is U8"));
     let nan = [1.0_f32, f32::NAN].iter().flat_map(|value| value.to_le_bytes()).collect();
-    assert!(refusal(vec![("inputs", Dtype::F32, vec![2, 1], nan), labels(&[0, 0])]).contains("NaN in sample 1"));
+    assert!(refusal(&[("inputs", Dtype::F32, vec![2, 1], nan), labels(&[0, 0])]).contains("NaN in sample 1"));
 }
 
 #[test]
 fn a_file_cut_short_is_refused() {
-    let file = write(vec![("inputs", Dtype::U8, vec![2, 3], vec![0; 6]), labels(&[0, 1])], &[]);
+    let file = write(&[("inputs", Dtype::U8, vec![2, 3], vec![0; 6]), labels(&[0, 1])], &[]);
     let bytes = std::fs::read(file.path()).unwrap();
     std::fs::write(file.path(), &bytes[..bytes.len() - 1]).unwrap();
     assert!(matches!(Dataset::open(file.path(), None), Err(Error::Corrupt(_))));

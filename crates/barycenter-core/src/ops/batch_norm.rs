@@ -4,92 +4,8 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use super::channels::{Terms, lanes, piece_length, sum_channels};
+use super::moments::Moments;
 use super::storage::{elements, read, tensor};
-
-/// Mean and variance of each channel.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Moments {
-    /// Mean.
-    pub mean: Vec<f64>,
-    /// Variance, divided by the number of values.
-    pub variance: Vec<f64>,
-    /// Values a channel has.
-    pub count: usize,
-}
-
-impl Moments {
-    /// Moments of `inputs` [..., channels] over all leading dimensions.
-    ///
-    /// Each piece of 4096 elements is summed twice while it lies in the cache, the second time about its own mean; the
-    /// pieces are merged in `f64` by the rule of Chan, Golub and LeVeque (1979), so that no digits cancel.
-    pub fn of(inputs: &Tensor) -> Result<Self> {
-        let channels = inputs.dims().last().copied().unwrap_or(0);
-        if inputs.elem_count() == 0 {
-            bail!("batch norm over no values (shape {:?})", inputs.dims());
-        }
-        read(inputs, |inputs| {
-            let pieces: Vec<_> = inputs
-                .par_chunks(piece_length(channels))
-                .map(|piece| (piece.len() / channels, piece_moments(piece, channels)))
-                .collect();
-            let mut total = Self { mean: vec![0.0; channels], variance: vec![0.0; channels], count: 0 };
-            for (rows, (means, squares)) in pieces {
-                total.merge(rows, &means, &squares);
-            }
-            for variance in &mut total.variance {
-                *variance /= total.count as f64;
-            }
-            total
-        })
-    }
-
-    /// Merges a piece; `variance` holds sums of squares until all pieces are in.
-    fn merge(&mut self, rows: usize, means: &[f32], squares: &[f32]) {
-        let (before, here) = (self.count as f64, rows as f64);
-        let all = before + here;
-        for ((mean, sum), (piece_mean, piece_squares)) in
-            self.mean.iter_mut().zip(&mut self.variance).zip(means.iter().zip(squares))
-        {
-            let difference = f64::from(*piece_mean) - *mean;
-            *mean += difference * here / all;
-            *sum += f64::from(*piece_squares) + difference * difference * before * here / all;
-        }
-        self.count += rows;
-    }
-}
-
-/// Means of one piece, and sums of squares about them.
-fn piece_moments(piece: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
-    let rows = (piece.len() / channels) as f32;
-    let [mut means] = sum_channels(piece.len(), channels, &Plain(piece));
-    for mean in &mut means {
-        *mean /= rows;
-    }
-    let [squares] = sum_channels(piece.len(), channels, &Squares { values: piece, means: &means });
-    (means, squares)
-}
-
-struct Plain<'a>(&'a [f32]);
-
-impl Terms<1> for Plain<'_> {
-    #[inline(always)]
-    fn at<const N: usize>(&self, position: usize, _channel: usize) -> [[f32; N]; 1] {
-        [*lanes(self.0, position)]
-    }
-}
-
-struct Squares<'a> {
-    values: &'a [f32],
-    means: &'a [f32],
-}
-
-impl Terms<1> for Squares<'_> {
-    #[inline(always)]
-    fn at<const N: usize>(&self, position: usize, channel: usize) -> [[f32; N]; 1] {
-        let (values, means) = (lanes::<N>(self.values, position), lanes::<N>(self.means, channel));
-        [std::array::from_fn(|lane| (values[lane] - means[lane]) * (values[lane] - means[lane]))]
-    }
-}
 
 /// Which moments normalise, and what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,12 +133,13 @@ impl BatchNorm {
         let channels = self.channels();
         let rows = (inputs.len() / channels) as f64;
         let (mut of_gradient, mut of_input, mut shift) = (Vec::new(), Vec::new(), Vec::new());
-        for channel in 0..channels {
-            let inverse = f64::from(self.inverse_deviation[channel]);
-            let scale = f64::from(affine[channel]) * inverse;
+        let moments = self.mean.iter().zip(&self.inverse_deviation);
+        for ((weight, (mean, inverse)), (plain, centred)) in affine.iter().zip(moments).zip(sums.0.iter().zip(sums.1)) {
+            let inverse = f64::from(*inverse);
+            let scale = f64::from(*weight) * inverse;
             let (slope, offset) = if self.form.from_batch {
-                let slope = -scale * inverse * inverse * sums.1[channel] / rows;
-                (slope, -scale * sums.0[channel] / rows - slope * f64::from(self.mean[channel]))
+                let slope = -scale * inverse * inverse * centred / rows;
+                (slope, -scale * plain / rows - slope * f64::from(*mean))
             } else {
                 (0.0, 0.0)
             };
@@ -247,7 +164,7 @@ impl BatchNorm {
 }
 
 /// Unlike `max`, lets a NaN through, so that a broken model shows.
-#[inline(always)]
+#[inline]
 fn rectified(value: f32, relu: bool) -> f32 {
     if relu && value < 0.0 { 0.0 } else { value }
 }
@@ -266,7 +183,7 @@ struct GradientTerms<'a> {
 }
 
 impl Terms<2> for GradientTerms<'_> {
-    #[inline(always)]
+    #[inline]
     fn at<const N: usize>(&self, position: usize, channel: usize) -> [[f32; N]; 2] {
         let gradient = lanes::<N>(self.gradient, position);
         let (inputs, means) = (lanes::<N>(self.inputs, position), lanes::<N>(self.means, channel));

@@ -12,17 +12,14 @@ pub(super) fn piece_length(channels: usize) -> usize {
     (PIECE / channels).max(1) * channels
 }
 
-/// `SUMS` sums for each channel of one piece of `length` elements.
-///
-/// `terms` is called with the position of the first of `N` neighbouring elements of one row and their first channel, and
-/// returns what each adds to each sum.
+/// What is summed: `SUMS` sums for each channel.
 pub(super) trait Terms<const SUMS: usize> {
-    /// What `N` neighbouring elements add.
+    /// What `N` neighbouring elements of one row add to each sum; the first is at `position`, in channel `channel`.
     fn at<const N: usize>(&self, position: usize, channel: usize) -> [[f32; N]; SUMS];
 }
 
-/// The sums of one piece, each `channels` long.
-#[inline(always)]
+/// The sums over one piece of `length` elements, each `channels` long.
+#[inline]
 pub(super) fn sum_channels<const SUMS: usize>(
     length: usize,
     channels: usize,
@@ -47,7 +44,7 @@ fn write<const N: usize, const SUMS: usize>(sums: &mut [Vec<f32>; SUMS], channel
     }
 }
 
-#[inline(always)]
+#[inline]
 fn sum_lanes<const N: usize, const SUMS: usize>(
     length: usize,
     channels: usize,
@@ -74,7 +71,7 @@ fn sum_lanes<const N: usize, const SUMS: usize>(
     first
 }
 
-#[inline(always)]
+#[inline]
 fn add<const N: usize, const SUMS: usize>(sums: &mut [[f32; N]; SUMS], terms: &[[f32; N]; SUMS]) {
     for (sums, terms) in sums.iter_mut().zip(terms) {
         for (sum, term) in sums.iter_mut().zip(terms) {
@@ -84,7 +81,7 @@ fn add<const N: usize, const SUMS: usize>(sums: &mut [[f32; N]; SUMS], terms: &[
 }
 
 /// The `N` elements from `position` on.
-#[inline(always)]
+#[inline]
 pub(super) fn lanes<const N: usize>(elements: &[f32], position: usize) -> &[f32; N] {
     elements[position..position + N].first_chunk().expect("the slice has N elements")
 }

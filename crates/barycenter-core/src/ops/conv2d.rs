@@ -1,10 +1,12 @@
-//! 2-d convolution of NHWC images: `im2col` tiles and matrix products. No columns are kept for the gradient.
+//! 2-d convolution of NHWC images: directly where that is possible, else by `im2col` tiles and matrix products. No columns
+//! are kept for the gradient.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::columns::{Geometry, gather, scatter_add};
+use super::direct;
 use super::matrix::{Matrix, Write, multiply};
 use super::storage::{elements, read, tensor};
 
@@ -115,6 +117,25 @@ fn turned(weight: &[f32], geometry: &Geometry) -> Vec<f32> {
 
 /// `result = patches · kernel`, image by image.
 fn convolve(inputs: &[f32], kernel: &[f32], geometry: &Geometry, result: &mut [f32]) {
+    if direct::usable(geometry) {
+        convolve_directly(inputs, kernel, geometry, result);
+    } else {
+        convolve_by_columns(inputs, kernel, geometry, result);
+    }
+}
+
+fn convolve_directly(inputs: &[f32], kernel: &[f32], geometry: &Geometry, result: &mut [f32]) {
+    let images = result.par_chunks_mut(geometry.output_length()).zip(inputs.par_chunks(geometry.input_length()));
+    images.for_each_init(
+        || vec![0.0; direct::framed_length(geometry)],
+        |framed, (result, image)| {
+            direct::fill_frame(image, geometry, framed);
+            direct::convolve(framed, kernel, geometry, result);
+        },
+    );
+}
+
+fn convolve_by_columns(inputs: &[f32], kernel: &[f32], geometry: &Geometry, result: &mut [f32]) {
     let (patch, row_length) = (geometry.patch_length(), geometry.out_width * geometry.outputs);
     let images = result.par_chunks_mut(geometry.output_length()).zip(inputs.par_chunks(geometry.input_length()));
     images.for_each_init(
@@ -155,35 +176,92 @@ fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geometry, product
 
 /// Gradient of the kernel as a matrix [kernel · kernel · channels, outputs]: parts of whole images, added in order.
 fn kernel_gradient(inputs: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
-    let (patch, row_length) = (geometry.patch_length(), geometry.out_width * geometry.outputs);
     let batch = inputs.len() / geometry.input_length();
     let images = batch.div_ceil(PARTS).max(IMAGES_A_PART);
     let parts: Vec<Vec<f32>> = inputs
         .par_chunks(images * geometry.input_length())
         .zip(gradient.par_chunks(images * geometry.output_length()))
-        .map_init(
-            || vec![0.0; geometry.tile_length()],
-            |columns, (inputs, gradient)| {
-                let mut sum = vec![0.0; patch * geometry.outputs];
-                let images = inputs.chunks_exact(geometry.input_length());
-                for (image, gradient) in images.zip(gradient.chunks_exact(geometry.output_length())) {
-                    for rows in geometry.tiles() {
-                        let pixels = rows.len() * geometry.out_width;
-                        gather(image, geometry, rows.clone(), columns);
-                        let left = Matrix::new(columns, pixels, patch).transposed();
-                        let right = Matrix::new(&gradient[rows.start * row_length..], pixels, geometry.outputs);
-                        multiply(&mut sum, left, right, Write::Accumulate, Parallelism::None);
-                    }
-                }
-                sum
-            },
-        )
+        .map(|(inputs, gradient)| {
+            if direct::usable(geometry) {
+                part_directly(inputs, gradient, geometry)
+            } else {
+                part_by_columns(inputs, gradient, geometry)
+            }
+        })
         .collect();
-    let mut total = vec![0.0; patch * geometry.outputs];
+    let mut total = vec![0.0; geometry.patch_length() * geometry.outputs];
     for part in parts {
         for (total, part) in total.iter_mut().zip(part) {
             *total += part;
         }
     }
     total
+}
+
+/// The kernel gradient of a few images.
+fn part_directly(inputs: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
+    let mut framed = vec![0.0; direct::framed_length(geometry)];
+    let mut sum = vec![0.0; geometry.patch_length() * geometry.outputs];
+    let images = inputs.chunks_exact(geometry.input_length());
+    for (image, gradient) in images.zip(gradient.chunks_exact(geometry.output_length())) {
+        direct::fill_frame(image, geometry, &mut framed);
+        direct::add_kernel_gradient(&framed, gradient, geometry, &mut sum);
+    }
+    sum
+}
+
+/// The kernel gradient of a few images.
+fn part_by_columns(inputs: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
+    let (patch, row_length) = (geometry.patch_length(), geometry.out_width * geometry.outputs);
+    let mut columns = vec![0.0; geometry.tile_length()];
+    let mut sum = vec![0.0; patch * geometry.outputs];
+    let images = inputs.chunks_exact(geometry.input_length());
+    for (image, gradient) in images.zip(gradient.chunks_exact(geometry.output_length())) {
+        for rows in geometry.tiles() {
+            let pixels = rows.len() * geometry.out_width;
+            gather(image, geometry, rows.clone(), &mut columns);
+            let left = Matrix::new(&columns, pixels, patch).transposed();
+            let right = Matrix::new(&gradient[rows.start * row_length..], pixels, geometry.outputs);
+            multiply(&mut sum, left, right, Write::Accumulate, Parallelism::None);
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(count: usize, step: f32) -> Vec<f32> {
+        (0..count).map(|i| ((i as f32 + 0.5) * step).fract() * 2.0 - 1.0).collect()
+    }
+
+    fn assert_near(got: &[f32], expected: &[f32], depth: usize) {
+        let bound = 1e-6 * depth as f32;
+        for (got, expected) in got.iter().zip(expected) {
+            assert!((got - expected).abs() < bound, "{got} {expected}");
+        }
+    }
+
+    /// On a processor without AVX-512 there is no direct way, and nothing to compare.
+    #[test]
+    fn the_direct_way_agrees_with_columns() {
+        for (channels, outputs, width) in
+            [(3, 16, 8), (16, 16, 16), (16, 32, 8), (32, 16, 8), (32, 32, 16), (32, 64, 8), (64, 48, 8), (64, 64, 8)]
+        {
+            let geometry = Geometry::new(&[3, 5, width, channels], &[outputs, channels, 3, 3], 1, 1).unwrap();
+            if !direct::usable(&geometry) {
+                continue;
+            }
+            let inputs = values(3 * geometry.input_length(), 0.618_034);
+            let kernel = values(geometry.patch_length() * outputs, 0.381_966);
+            let mut results = [vec![0.0; 3 * geometry.output_length()], vec![0.0; 3 * geometry.output_length()]];
+            convolve_directly(&inputs, &kernel, &geometry, &mut results[0]);
+            convolve_by_columns(&inputs, &kernel, &geometry, &mut results[1]);
+            assert_near(&results[0], &results[1], geometry.patch_length());
+            let gradient = values(3 * geometry.output_length(), 0.732_051);
+            let directly = part_directly(&inputs, &gradient, &geometry);
+            assert_near(&directly, &part_by_columns(&inputs, &gradient, &geometry), 3 * 5 * width);
+        }
+    }
 }

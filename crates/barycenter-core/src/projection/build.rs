@@ -1,10 +1,12 @@
 //! Building a projection in one pass over the candidates.
 
+use std::collections::HashSet;
+
 use rayon::prelude::*;
 
 use super::{
     GROUP, Projection, Tensor,
-    codec::quantise,
+    codec::{dot, quantise},
     kernels::{CHUNK, CHUNK_TILES, code_bytes},
 };
 use crate::{Error, Result, blocks::Blocks, checkpoint::CheckpointFile};
@@ -30,6 +32,7 @@ impl Projection {
         if candidates.len() < 2 {
             return Err(Error::input("averaging needs at least 2 candidates"));
         }
+        check_names(averaged)?;
         if averaged.len() != blocks.tensor_count() {
             let (names, cut) = (averaged.len(), blocks.tensor_count());
             return Err(Error::input(format!("{names} tensors are averaged, the blocks are cut for {cut}")));
@@ -59,6 +62,17 @@ pub(super) fn check_bits(bits: u8) -> Result<()> {
     match bits {
         1 | 2 | 4 | 8 | 32 => Ok(()),
         _ => Err(Error::input(format!("bits: {bits} is not one of 1, 2, 4, 8, 32"))),
+    }
+}
+
+fn check_names(averaged: &[String]) -> Result<()> {
+    if averaged.is_empty() {
+        return Err(Error::input("no tensor is averaged"));
+    }
+    let mut seen = HashSet::new();
+    match averaged.iter().find(|name| !seen.insert(*name)) {
+        Some(name) => Err(Error::input(format!("tensor `{name}` is named twice"))),
+        None => Ok(()),
     }
 }
 
@@ -136,8 +150,10 @@ fn build_chunk(
         for (value, c) in row.iter_mut().zip(part.centre.iter()) {
             *value -= c;
         }
-        squares[i] = row.iter().map(|d| f64::from(*d) * f64::from(*d)).sum();
         for (tile, group) in row.chunks(GROUP).enumerate() {
+            let mut padded = [0.0; GROUP];
+            padded[..group.len()].copy_from_slice(group);
+            squares[i] += dot(&padded, &padded);
             let place = tile * n + i;
             let codes = &mut part.codes[place * bytes..(place + 1) * bytes];
             if bits == 32 {

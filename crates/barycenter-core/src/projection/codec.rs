@@ -38,24 +38,36 @@ fn gaussian_step(bits: u8) -> f64 {
 /// Where `bits` is not 1, 2, 4 or 8, or the lengths do not fit.
 pub fn quantise(deviations: &[f32], bits: u8, codes: &mut [u8]) -> f32 {
     assert!(deviations.len() <= GROUP && codes.len() == 32 * usize::from(bits), "a group is 256 elements");
+    let mut padded = [0.0; GROUP];
+    padded[..deviations.len()].copy_from_slice(deviations);
     codes.fill(0);
-    let square: f64 = deviations.iter().map(|d| f64::from(*d) * f64::from(*d)).sum();
-    let gaussian = gaussian_step(bits) * (square / deviations.len().max(1) as f64).sqrt();
+    let gaussian = gaussian_step(bits) * (dot(&padded, &padded) / deviations.len().max(1) as f64).sqrt();
     if gaussian < SMALLEST_STEP {
         return 0.0;
     }
     let half_levels = f64::from(1_u32 << (bits - 1));
     let largest = deviations.iter().fold(0f32, |m, d| m.max(d.abs()));
     let covering = f64::from(largest) / half_levels;
-    let mut best = Attempt::new(deviations, bits, gaussian);
+    let mut best = Attempt::new(&padded, deviations.len(), bits, gaussian);
     if bits > 1 && covering > gaussian {
-        let other = Attempt::new(deviations, bits, covering);
+        let other = Attempt::new(&padded, deviations.len(), bits, covering);
         if other.explained > best.explained {
             best = other;
         }
     }
     pack(&best.codes, bits, codes);
     best.scale as f32
+}
+
+/// Inner product of two groups, summed in f64 in an order that vectorises and never changes.
+pub(super) fn dot(a: &Reconstruction, b: &Reconstruction) -> f64 {
+    let mut lanes = [0f64; 8];
+    for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
+        for lane in 0..8 {
+            lanes[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+        }
+    }
+    lanes.iter().sum()
 }
 
 /// A group coded with one starting step.
@@ -67,18 +79,19 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn new(deviations: &[f32], bits: u8, step: f64) -> Self {
-        let half_levels = (1_i32 << (bits - 1)) as f32;
+    /// Codes the first `len` deviations.
+    fn new(deviations: &Reconstruction, len: usize, bits: u8, step: f64) -> Self {
+        let half_levels = (1_u32 << (bits - 1)) as f32;
         let inverse = (1.0 / step) as f32;
-        let mut codes = [0; GROUP];
-        let (mut product, mut length) = (0.0, 0.0);
-        for (code, d) in codes.iter_mut().zip(deviations) {
-            let k = (d * inverse).floor().clamp(-half_levels, half_levels - 1.0);
-            let level = f64::from(k + 0.5);
-            product += level * f64::from(*d);
-            length += level * level;
-            *code = (k + half_levels) as u8;
+        let (mut codes, mut levels) = ([0; GROUP], [0.0; GROUP]);
+        for ((code, level), d) in codes.iter_mut().zip(&mut levels).zip(deviations) {
+            // Truncation of a number that is not negative is its floor, and needs no call where `floor` would.
+            *code = (d * inverse + half_levels).clamp(0.0, 2.0 * half_levels - 1.0) as u8;
+            *level = f32::from(*code) + 0.5 - half_levels;
         }
+        codes[len..].fill(0);
+        levels[len..].fill(0.0);
+        let (product, length) = (dot(&levels, deviations), dot(&levels, &levels));
         // Least squares: the Δ that minimises Σ (d − Δ·level)² for these codes.
         Self { codes, scale: product / length, explained: product * product / length }
     }

@@ -3,13 +3,14 @@
 use barycenter_core::{
     Error, Result,
     blocks::Granularity,
+    checkpoint::Dtype,
     fit::{Fit, FitOptions, FitState, Optimiser, Schedule},
     objective::Objective,
     projection::Projection,
 };
 use proptest::prelude::*;
 
-use crate::sample::{Random, build, candidates};
+use crate::sample::{Random, build, candidates, candidates_of, values};
 
 /// ½ ‖w − target‖² in every step; NaN from the step `spoilt` on.
 struct Quadratic {
@@ -122,6 +123,30 @@ fn a_loss_or_gradient_that_is_not_finite_names_the_step_and_changes_nothing() {
         let message = fit.step(objective).unwrap_err().to_string();
         assert!(message.contains("step 2") && message.contains(word), "{message}");
         assert_eq!(*fit.state(), before);
+    }
+}
+
+#[test]
+fn a_fit_of_permuted_candidates_finds_permuted_coefficients() {
+    let order = [2, 0, 3, 1];
+    let values = values(4, 37);
+    let permuted: Vec<_> = order.iter().map(|i| values[*i].clone()).collect();
+    let fitted = |values: &[Vec<Vec<f64>>]| {
+        let projection = build(&candidates_of(values, Dtype::F32), Granularity::Layer, 4);
+        let mut objective = Quadratic { target: projection.centre(), spoilt: None };
+        objective.target.iter_mut().flatten().for_each(|w| *w *= 0.9);
+        let mut fit = Fit::new(&projection, options(sgd(), 0.05, 60)).unwrap();
+        while !fit.is_done() {
+            fit.step(&mut objective).unwrap();
+        }
+        fit.coefficients()
+    };
+    let (a, b) = (fitted(&values), fitted(&permuted));
+    assert!(a.iter().any(|a| (a - 0.25).abs() > 0.01), "the fit moves: {a:?}");
+    for (place, i) in order.iter().enumerate() {
+        for l in 0..2 {
+            assert!((a[i * 2 + l] - b[place * 2 + l]).abs() < 1e-5, "{a:?} {b:?}");
+        }
     }
 }
 

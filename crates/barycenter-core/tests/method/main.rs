@@ -8,4 +8,5 @@ mod fit_reference;
 mod header;
 mod merge;
 mod projection;
+mod properties;
 mod sample;

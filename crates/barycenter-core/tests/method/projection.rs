@@ -1,34 +1,18 @@
 //! The projection: codec, centre, norms, the two passes, the cache file.
 
 use barycenter_core::{
-    blocks::Granularity,
+    blocks::{Blocks, Granularity},
     checkpoint::Dtype,
     projection::{GROUP, Projection, key, quantise, unpack},
 };
 use proptest::prelude::*;
 
-use crate::sample::{Random, TENSORS, averaged, blocks, build, candidates, candidates_of, gradient, values};
+use crate::sample::{
+    Random, TENSORS, averaged, blocks, build, candidates, candidates_of, dot, gradient, reconstruct, some_x, values,
+    zeros,
+};
 
 const BITS: [u8; 5] = [1, 2, 4, 8, 32];
-
-fn zeros() -> Vec<Vec<f32>> {
-    TENSORS.iter().map(|(_, size)| vec![0.0; *size]).collect()
-}
-
-fn reconstruct(projection: &Projection, x: &[f64]) -> Vec<Vec<f32>> {
-    let mut weights = zeros();
-    projection.reconstruct(x, &mut weights);
-    weights
-}
-
-fn some_x(projection: &Projection, seed: u64) -> Vec<f64> {
-    let mut random = Random(seed);
-    (0..projection.n() * projection.block_count()).map(|_| random.gaussian()).collect()
-}
-
-fn dot(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
-    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-}
 
 #[test]
 fn at_x_zero_the_weights_are_the_mean() {
@@ -40,18 +24,6 @@ fn at_x_zero_the_weights_are_the_mean() {
         for (e, w) in tensor.iter().enumerate() {
             let mean = values.iter().map(|candidate| candidate[t][e]).sum::<f64>() / 5.0;
             assert!((f64::from(*w) - mean).abs() <= 6e-8 * mean.abs());
-        }
-    }
-}
-
-#[test]
-fn coefficients_sum_to_one_in_every_block() {
-    for granularity in [Granularity::Model, Granularity::Layer, Granularity::Tensor, Granularity::Elements(1_000)] {
-        let projection = build(&candidates(6, 2), granularity, 2);
-        let a = projection.coefficients(&some_x(&projection, 3));
-        for l in 0..projection.block_count() {
-            let sum: f64 = a.iter().skip(l).step_by(projection.block_count()).sum();
-            assert!((sum - 1.0).abs() < 1e-12, "{granularity} {l}: {sum}");
         }
     }
 }
@@ -133,48 +105,6 @@ fn a_gradient_that_is_not_finite_is_seen_even_where_nothing_can_move() {
 }
 
 #[test]
-fn permuted_candidates_have_permuted_coefficients() {
-    let order = [2, 0, 3, 1];
-    let values = values(4, 12);
-    let permuted: Vec<_> = order.iter().map(|i| values[*i].clone()).collect();
-    for bits in BITS {
-        let a = build(&candidates_of(&values, Dtype::F32), Granularity::Layer, bits);
-        let b = build(&candidates_of(&permuted, Dtype::F32), Granularity::Layer, bits);
-        let g = gradient(&mut Random(13));
-        let (ga, gb) = (a.project(&g), b.project(&g));
-        let x = some_x(&a, 14);
-        let permuted_x: Vec<f64> = order.iter().flat_map(|i| x[i * 2..i * 2 + 2].to_vec()).collect();
-        for (place, i) in order.iter().enumerate() {
-            for l in 0..2 {
-                let scale = g.iter().flatten().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
-                assert!((ga[i * 2 + l] - gb[place * 2 + l]).abs() < 1e-6 * scale, "{bits} bits");
-            }
-        }
-        let (wa, wb) = (reconstruct(&a, &x), reconstruct(&b, &permuted_x));
-        assert!(wa.iter().flatten().zip(wb.iter().flatten()).all(|(a, b)| (a - b).abs() < 1e-5), "{bits} bits");
-    }
-}
-
-#[test]
-fn the_two_passes_are_transposes() {
-    for bits in BITS {
-        for granularity in [Granularity::Model, Granularity::Tensor] {
-            let projection = build(&candidates(5, 15), granularity, bits);
-            let (g, x) = (gradient(&mut Random(16)), some_x(&projection, 17));
-            let left: f64 = projection.project(&g).iter().zip(&x).map(|(p, x)| p * x).sum();
-            let moved: Vec<Vec<f32>> = reconstruct(&projection, &x)
-                .iter()
-                .zip(projection.centre())
-                .map(|(w, c)| w.iter().zip(c).map(|(w, c)| w - c).collect())
-                .collect();
-            let right = dot(&g, &moved);
-            let scale = dot(&g, &g).sqrt() * dot(&moved, &moved).sqrt();
-            assert!((left - right).abs() < 1e-6 * scale, "{bits} bits: {left} {right}");
-        }
-    }
-}
-
-#[test]
 fn packed_directions_point_where_the_unquantised_ones_do() {
     let exact = build(&candidates(3, 18), Granularity::Model, 32);
     for (bits, least) in [(1, 0.795), (2, 0.935), (4, 0.993), (8, 0.9999)] {
@@ -233,6 +163,19 @@ fn building_can_be_stopped_after_a_tensor() {
         });
     assert!(matches!(result, Err(barycenter_core::Error::Stopped)));
     assert_eq!(seen, [(1, 4), (2, 4)]);
+}
+
+#[test]
+fn tensors_that_make_no_sense_are_refused() {
+    let refusal = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let sizes: Vec<(String, usize)> = names.iter().map(|name| (name.clone(), 256)).collect();
+        let blocks = Blocks::new(&sizes, Granularity::Tensor);
+        Projection::build(&candidates(2, 23), &names, &blocks, 4, &mut |_, _| Ok(())).unwrap_err().to_string()
+    };
+    assert!(refusal(&[]).contains("no tensor"));
+    assert!(refusal(&["head.bias", "head.bias"]).contains("`head.bias` is named twice"));
+    assert!(refusal(&["tail.bias"]).contains("`tail.bias`"));
 }
 
 #[test]

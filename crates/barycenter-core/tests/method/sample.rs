@@ -112,3 +112,25 @@ pub fn build(candidates: &[CheckpointFile], granularity: Granularity, bits: u8) 
 pub fn gradient(random: &mut Random) -> Vec<Vec<f32>> {
     TENSORS.iter().map(|(_, size)| random.gaussians(*size)).collect()
 }
+
+/// Zeros with the shape of the averaged tensors.
+pub fn zeros() -> Vec<Vec<f32>> {
+    TENSORS.iter().map(|(_, size)| vec![0.0; *size]).collect()
+}
+
+/// Weights of `x`.
+pub fn reconstruct(projection: &Projection, x: &[f64]) -> Vec<Vec<f32>> {
+    let mut weights = zeros();
+    projection.reconstruct(x, &mut weights);
+    weights
+}
+
+/// Some `X` of the projection's shape.
+pub fn some_x(projection: &Projection, seed: u64) -> Vec<f64> {
+    let mut random = Random(seed);
+    (0..projection.n() * projection.block_count()).map(|_| random.gaussian()).collect()
+}
+
+pub fn dot(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}

@@ -1,0 +1,92 @@
+//! Mean and variance of each channel, to the last digits that `f32` inputs allow.
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use super::channels::{Terms, lanes, piece_length, sum_channels};
+use super::storage::read;
+
+/// Mean and variance of each channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    /// Mean.
+    pub mean: Vec<f64>,
+    /// Variance, divided by the number of values.
+    pub variance: Vec<f64>,
+    /// Values a channel has.
+    pub count: usize,
+}
+
+impl Moments {
+    /// Moments of `inputs` [..., channels] over all leading dimensions.
+    ///
+    /// Each piece of 4096 elements is summed twice while it lies in the cache, the second time about its own mean; the
+    /// pieces are merged in `f64` by the rule of Chan, Golub and `LeVeque` (1979), so that no digits cancel.
+    pub fn of(inputs: &Tensor) -> Result<Self> {
+        let channels = inputs.dims().last().copied().unwrap_or(0);
+        if inputs.elem_count() == 0 {
+            bail!("batch norm over no values (shape {:?})", inputs.dims());
+        }
+        read(inputs, |inputs| {
+            let pieces: Vec<_> = inputs
+                .par_chunks(piece_length(channels))
+                .map(|piece| (piece.len() / channels, piece_moments(piece, channels)))
+                .collect();
+            let mut total = Self { mean: vec![0.0; channels], variance: vec![0.0; channels], count: 0 };
+            for (rows, (means, squares)) in pieces {
+                total.merge(rows, &means, &squares);
+            }
+            for variance in &mut total.variance {
+                *variance /= total.count as f64;
+            }
+            total
+        })
+    }
+
+    /// Merges a piece; `variance` holds sums of squares until all pieces are in.
+    fn merge(&mut self, rows: usize, means: &[f32], squares: &[f32]) {
+        let (before, here) = (self.count as f64, rows as f64);
+        let all = before + here;
+        for ((mean, sum), (piece_mean, piece_squares)) in
+            self.mean.iter_mut().zip(&mut self.variance).zip(means.iter().zip(squares))
+        {
+            let difference = f64::from(*piece_mean) - *mean;
+            *mean += difference * here / all;
+            *sum += f64::from(*piece_squares) + difference * difference * before * here / all;
+        }
+        self.count += rows;
+    }
+}
+
+/// Means of one piece, and sums of squares about them.
+fn piece_moments(piece: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
+    let rows = (piece.len() / channels) as f32;
+    let [mut means] = sum_channels(piece.len(), channels, &Plain(piece));
+    for mean in &mut means {
+        *mean /= rows;
+    }
+    let [squares] = sum_channels(piece.len(), channels, &Squares { values: piece, means: &means });
+    (means, squares)
+}
+
+struct Plain<'a>(&'a [f32]);
+
+impl Terms<1> for Plain<'_> {
+    #[inline]
+    fn at<const N: usize>(&self, position: usize, _channel: usize) -> [[f32; N]; 1] {
+        [*lanes(self.0, position)]
+    }
+}
+
+struct Squares<'a> {
+    values: &'a [f32],
+    means: &'a [f32],
+}
+
+impl Terms<1> for Squares<'_> {
+    #[inline]
+    fn at<const N: usize>(&self, position: usize, channel: usize) -> [[f32; N]; 1] {
+        let (values, means) = (lanes::<N>(self.values, position), lanes::<N>(self.means, channel));
+        [std::array::from_fn(|lane| (values[lane] - means[lane]) * (values[lane] - means[lane]))]
+    }
+}
