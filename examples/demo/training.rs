@@ -123,11 +123,7 @@ pub fn save_dataset(pictures: &Pictures, path: &Path) -> anyhow::Result<()> {
     let count = pictures.labels.len();
     let declarations = vec![
         TensorSpec { name: "labels".into(), dtype: Dtype::I64, shape: vec![count] },
-        TensorSpec {
-            name: "inputs".into(),
-            dtype: Dtype::U8,
-            shape: vec![count, 3, shapes::SIDE, shapes::SIDE],
-        },
+        TensorSpec { name: "inputs".into(), dtype: Dtype::U8, shape: vec![count, 3, shapes::SIDE, shapes::SIDE] },
     ];
     let metadata = [("scale", "1/255"), ("mean", "0.5,0.5,0.5"), ("std", "0.3,0.3,0.3")];
     let metadata = metadata.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
