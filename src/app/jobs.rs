@@ -140,8 +140,13 @@ pub async fn cancel_job(state: &AppState, job_id: JobId) -> AppResult<Job> {
 
 /// Writes a move that was decided on a locked job.
 pub(super) async fn move_job(conn: &mut PgConnection, job_id: JobId, change: Move<'_>) -> AppResult<()> {
-    let moved = db::jobs::mark_moved(conn, job_id, change).await?;
-    if moved { Ok(()) } else { Err(AppError::internal(format!("locked job {job_id} changed its state"))) }
+    if !db::jobs::mark_moved(conn, job_id, change).await? {
+        return Err(AppError::internal(format!("locked job {job_id} changed its state")));
+    }
+    if change.to.is_terminal() {
+        db::leases::delete_fit_state(conn, job_id).await?;
+    }
+    Ok(())
 }
 
 /// Counts the time of a job that has ended.

@@ -246,6 +246,12 @@ pub async fn find_fit_state(connection: &mut PgConnection, job_id: JobId) -> DbR
         .await?)
 }
 
+/// Forgets the state of a fit that nobody will resume.
+pub async fn delete_fit_state(connection: &mut PgConnection, job_id: JobId) -> DbResult<()> {
+    sqlx::query!("delete from fit_states where job_id = $1", job_id.0).execute(connection).await?;
+    Ok(())
+}
+
 /// Jobs that [`end_abandoned`] ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Abandoned {
@@ -275,6 +281,8 @@ pub async fn end_abandoned(
             set state = 'expired', finished_at = $1
             from abandoned
             where attempts.lease_id = abandoned.lease_id and attempts.state = 'running'
+        ), forgotten as (
+            delete from fit_states using abandoned where fit_states.job_id = abandoned.job_id
         ), ended as (
             update jobs
             set state = case when abandoned.cancel_requested then 'cancelled' else 'failed' end,

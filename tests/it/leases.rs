@@ -118,6 +118,8 @@ async fn a_lapsed_lease_is_taken_over_with_its_fit_state_and_the_dead_attempt_cl
     assert_eq!(lease.fit_state, Some(saved));
     let states: Vec<_> = scene.job(&job).await.attempts.iter().map(|attempt| attempt.state).collect();
     assert_eq!(states, [AttemptState::Expired, AttemptState::Running]);
+    scene.succeed(&lease).await;
+    assert_eq!(scene.app.count("fit_states").await, 0, "nobody will resume it");
 }
 
 #[sqlx::test]

@@ -191,7 +191,7 @@ pub fn snapshot(step: u64) -> Snapshot {
         epoch: step as f64 / 3.0,
         learning_rate: 0.1 / (1.0 + step as f64),
         fit_loss: (step > 0).then_some(1.0 / 3.0 + moved),
-        select_loss: (step % 2 == 0).then_some(0.7 - moved),
+        select_loss: step.is_multiple_of(2).then_some(0.7 - moved),
         coefficients: Floats(vec![0.25 + moved, 0.1, 0.25, 0.2, 0.5 - moved, 0.7]),
     }
 }

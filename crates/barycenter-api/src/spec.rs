@@ -298,7 +298,7 @@ impl Default for ObjectiveSpec {
     }
 }
 
-/// Running statistics of the averaged model; without effect on networks that have none.
+/// Running statistics of the averaged model and of the baselines; without effect on networks that have none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BatchNormSpec {

@@ -27,6 +27,7 @@ impl From<&SampleResults> for Scores {
 }
 
 /// Weights with their running statistics: all that evaluation needs.
+#[derive(Clone)]
 pub(super) struct Model {
     pub parameters: Vec<Vec<f32>>,
     pub statistics: Statistics,
@@ -52,13 +53,6 @@ impl Averaging<'_> {
         let parameters = self.parameters(coefficients)?;
         let statistics = self.averaged_statistics(&parameters, progress)?;
         Ok(Model { parameters, statistics })
-    }
-
-    /// One candidate with its own statistics.
-    pub(super) fn single_model(&self, candidate: usize) -> Result<Model> {
-        let file = &self.candidates[candidate];
-        let parameters = self.averaged.iter().map(|name| file.read_f32(name)).collect::<Result<_>>()?;
-        Ok(Model { parameters, statistics: self.candidate_statistics(candidate)? })
     }
 
     /// Statistics for averaged weights, by the job's policy.
