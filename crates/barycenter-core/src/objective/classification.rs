@@ -48,7 +48,7 @@ impl Classification {
     }
 
     /// Sample indices of a step.
-    fn batch_indices(&mut self, epoch: u64, batch: u64) -> &[usize] {
+    pub(super) fn batch_indices(&mut self, epoch: u64, batch: u64) -> &[usize] {
         if self.order.as_ref().is_none_or(|(number, _)| *number != epoch) {
             self.order = Some((epoch, shuffled(&self.indices, self.options.seed, epoch)));
         }
