@@ -134,8 +134,9 @@ impl BatchNorm {
         (plain, centred)
     }
 
-    /// `scale * (g - mean(g) - x̂ · mean(g · x̂))`, as a line in `g` and `x`; without the means where the moments are given.
-    fn input_gradient(&self, inputs: &[f32], weight: &[f32], gradient: &[f32], sums: (&[f64], &[f64])) -> Vec<f32> {
+    /// Turns `g` into the gradient of the inputs, `scale * (g - mean(g) - x̂ · mean(g · x̂))`: a line in `g` and `x`. The
+    /// means fall away where the moments are given.
+    fn pass_to_inputs(&self, inputs: &[f32], weight: &[f32], sums: (&[f64], &[f64]), gradient: &mut [f32]) {
         let channels = self.channels();
         let rows = (inputs.len() / channels) as f64;
         let (mut of_gradient, mut of_input, mut shift) = (Vec::new(), Vec::new(), Vec::new());
@@ -156,16 +157,12 @@ impl BatchNorm {
         let length = piece_length(channels);
         let repeats = length / channels;
         let [of_gradient, of_input, shift] = [of_gradient, of_input, shift].map(|line| line.repeat(repeats));
-        let mut product = vec![0.0; inputs.len()];
-        let pieces = product.par_chunks_mut(length).zip(inputs.par_chunks(length)).zip(gradient.par_chunks(length));
-        pieces.for_each(|((product, inputs), gradient)| {
+        gradient.par_chunks_mut(length).zip(inputs.par_chunks(length)).for_each(|(gradient, inputs)| {
             let lines = of_gradient.iter().zip(&of_input).zip(&shift);
-            let terms = inputs.iter().zip(gradient).zip(lines);
-            for (product, ((x, g), ((a, b), d))) in product.iter_mut().zip(terms) {
-                *product = a * g + (b * x + d);
+            for ((g, x), ((a, b), d)) in gradient.iter_mut().zip(inputs).zip(lines) {
+                *g = a * *g + (b * x + d);
             }
         });
-        product
     }
 }
 
@@ -196,19 +193,20 @@ impl Operation for BatchNorm {
         let (inputs, weight) = (&node.inputs[0], &node.inputs[1]);
         let (plain, centred) =
             read_two(inputs, &node.output, |inputs, output| self.gradient_sums(inputs, output, &mut gradient))?;
-        let of_inputs = || {
-            read_two(inputs, weight, |inputs, weight| {
-                self.input_gradient(inputs, weight, &gradient, (&plain, &centred))
-            })
-        };
-        let of_inputs = node.wanted[0].then(of_inputs).transpose()?;
         let of_weight = centred.iter().zip(&self.inverse_deviation);
         let of_weight = of_weight.map(|(sum, inverse)| (sum * f64::from(*inverse)) as f32).collect();
         let of_bias = plain.iter().map(|sum| *sum as f32).collect();
+        let of_residual = node.wanted.get(3).map(|wanted| wanted.then(|| gradient.clone()));
+        let of_inputs = if node.wanted[0] {
+            read_two(inputs, weight, |inputs, weight| {
+                self.pass_to_inputs(inputs, weight, (&plain, &centred), &mut gradient);
+            })?;
+            Some(gradient)
+        } else {
+            None
+        };
         let mut gradients = vec![of_inputs, Some(of_weight), Some(of_bias)];
-        if let Some(wanted) = node.wanted.get(3) {
-            gradients.push(wanted.then_some(gradient));
-        }
+        gradients.extend(of_residual);
         Ok(gradients)
     }
 }
