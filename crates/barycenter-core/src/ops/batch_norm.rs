@@ -20,7 +20,7 @@ pub struct BatchNormForm {
 
 /// `weight * (inputs - mean) / sqrt(variance + epsilon) + bias`, then `+ residual`, then `ReLU` where the form says so.
 ///
-/// `inputs` and `residual` are [..., channels], `weight` and `bias` (together: `affine`) [channels].
+/// `inputs` and `residual` are [..., channels], `weight` and `bias` (together: `affine`) `[channels]`.
 pub fn batch_norm(
     graph: &Graph,
     inputs: &Tensor,

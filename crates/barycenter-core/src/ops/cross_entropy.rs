@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::graph::{Graph, Node, Operation};
 use super::storage::{read, tensor};
 
-/// Loss of each sample: `logits` [batch, classes] and one label a sample give [batch].
+/// Loss of each sample: `logits` [batch, classes] and one label a sample give `[batch]`.
 ///
 /// With smoothing `s` the target is `1 - s` on the label plus `s / classes` on every class, as in `PyTorch`'s
 /// `CrossEntropyLoss(label_smoothing=s)`. Errors where the number of labels differs or a label is no class.

@@ -7,7 +7,7 @@ use super::graph::{Graph, Node, Operation};
 use super::matrix::{Matrix, Write, all_threads, multiply};
 use super::storage::{read, read_two, tensor};
 
-/// Linear layer: `inputs` [batch, in], `weight` [out, in], `bias` [out] give [batch, out].
+/// Linear layer: `inputs` [batch, in], `weight` [out, in], `bias` `[out]` give [batch, out].
 pub fn linear(graph: &Graph, inputs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (batch, width) = inputs.dims2()?;
     let (outputs, weight_width) = weight.dims2()?;
