@@ -52,7 +52,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Maps a safetensors file with `inputs` (`u8` or `f32`, [N, C, H, W] or [N, F]) and `labels` (`i64`, [N]).
+    /// Maps a safetensors file with `inputs` (`u8` or `f32`, `[N, C, H, W]` or `[N, F]`) and `labels` (`i64`, `[N]`).
     ///
     /// Without a `normalisation` that of the file's metadata (`scale`, `mean`, `std`) is taken. Errors name what is wrong
     /// with the file; `f32` inputs are checked to be finite, which reads them once.
@@ -131,7 +131,7 @@ impl Dataset {
         self.labels.is_empty()
     }
 
-    /// Shape of one stored input: [channels, height, width] or [features].
+    /// Shape of one stored input: `[channels, height, width]` or `[features]`.
     pub fn sample_shape(&self) -> &[usize] {
         &self.sample_shape
     }

@@ -26,7 +26,7 @@ impl Linear {
     }
 
     pub(super) fn forward(&self, weights: &Weights, inputs: &Tensor) -> Result<Tensor> {
-        Ok(ops::linear(inputs, weights.parameter(self.weight), weights.parameter(self.bias))?)
+        Ok(ops::linear(weights.graph(), inputs, weights.parameter(self.weight), weights.parameter(self.bias))?)
     }
 }
 
@@ -44,7 +44,7 @@ impl Convolution {
     }
 
     pub(super) fn forward(&self, weights: &Weights, inputs: &Tensor) -> Result<Tensor> {
-        Ok(ops::conv2d(inputs, weights.parameter(self.weight), self.stride, self.padding)?)
+        Ok(ops::conv2d(weights.graph(), inputs, weights.parameter(self.weight), self.stride, self.padding)?)
     }
 }
 
@@ -102,7 +102,7 @@ impl BatchNorm {
         }
         let form = BatchNormForm { from_batch: !matches!(mode, Mode::Evaluate(_)), relu };
         let affine = (weights.parameter(self.weight), weights.parameter(self.bias));
-        Ok(ops::batch_norm(inputs, affine, shortcut, &moments, EPSILON, form)?)
+        Ok(ops::batch_norm(weights.graph(), inputs, affine, shortcut, (&moments, EPSILON), form)?)
     }
 }
 

@@ -46,7 +46,7 @@ impl Network for Mlp {
         let mut x = inputs.clone();
         for (index, layer) in self.layers.iter().enumerate() {
             if index > 0 {
-                x = ops::relu(&x)?;
+                x = ops::relu(weights.graph(), &x)?;
             }
             x = layer.forward(weights, &x)?;
         }

@@ -53,7 +53,7 @@ pub trait Network: Send + Sync {
     /// Number of classes.
     fn classes(&self) -> usize;
 
-    /// Errors where a sample of this shape ([channels, height, width] or [features]) is no input of this network.
+    /// Errors where a sample of this shape (`[channels, height, width]` or `[features]`) is no input of this network.
     fn check_input(&self, sample_shape: &[usize]) -> Result<()>;
 
     /// Bytes of everything a training step holds for one batch besides weights and their gradients: an upper estimate.

@@ -96,7 +96,8 @@ impl Network for ResnetCifar {
         for block in &self.blocks {
             x = block.forward(weights, &x, mode)?;
         }
-        self.fc.forward(weights, &ops::global_average_pool(&x)?)
+        let pooled = ops::global_average_pool(weights.graph(), &x)?;
+        self.fc.forward(weights, &pooled)
     }
 
     fn classes(&self) -> usize {

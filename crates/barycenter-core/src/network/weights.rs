@@ -1,23 +1,23 @@
 //! The parameters a forward pass works on.
 
-use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 
 use super::Network;
-use crate::ops::read;
+use crate::ops::Graph;
 use crate::{Error, Result};
 
 /// The parameters of a network as tensors, in the order of [`Network::parameters`].
 pub struct Weights {
     parameters: Vec<Tensor>,
+    graph: Graph,
 }
 
 impl Weights {
     /// Parameters whose gradient is wanted. Errors where number or sizes differ from the network's.
     pub fn trained(network: &dyn Network, parameters: &[Vec<f32>]) -> Result<Self> {
-        let frozen = Self::frozen(network, parameters)?;
-        let tracked = frozen.parameters.iter().map(|tensor| Ok(Var::from_tensor(tensor)?.into_inner()));
-        Ok(Self { parameters: tracked.collect::<Result<_>>()? })
+        let Self { parameters, .. } = Self::frozen(network, parameters)?;
+        let graph = Graph::tracking(&parameters);
+        Ok(Self { parameters, graph })
     }
 
     /// Parameters for forward passes only: no graph is recorded. Errors where number or sizes differ from the network's.
@@ -35,7 +35,7 @@ impl Weights {
             }
             Ok(Tensor::from_slice(values, spec.shape.as_slice(), &Device::Cpu)?)
         });
-        Ok(Self { parameters: tensors.collect::<Result<_>>()? })
+        Ok(Self { parameters: tensors.collect::<Result<_>>()?, graph: Graph::untracked() })
     }
 
     /// The parameter at this position.
@@ -43,10 +43,16 @@ impl Weights {
         &self.parameters[index]
     }
 
-    /// The gradient of every parameter, row-major, in order. Errors where the graph never reached a parameter.
-    pub fn gradients(&self, store: &GradStore) -> Result<Vec<Vec<f32>>> {
-        let gradients = self.parameters.iter().enumerate().map(|(index, parameter)| match store.get(parameter) {
-            Some(gradient) => Ok(read(&gradient.contiguous()?, <[f32]>::to_vec)?),
+    /// The record of what a forward pass made from the parameters.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The gradient of every parameter, row-major, in order, given that of `output`. Errors where a parameter has none.
+    pub fn gradients(&self, output: &Tensor, gradient: Vec<f32>) -> Result<Vec<Vec<f32>>> {
+        let mut gradients = self.graph.backward(output, gradient)?;
+        let gradients = self.parameters.iter().enumerate().map(|(index, parameter)| match gradients.take(parameter) {
+            Some(gradient) => Ok(gradient),
             None => Err(candle_core::Error::Msg(format!("no gradient reached parameter {index}")).into()),
         });
         gradients.collect()

@@ -48,7 +48,7 @@ impl Classification {
     }
 
     /// Sample indices of a step.
-    fn batch_indices(&mut self, epoch: u64, batch: u64) -> &[usize] {
+    pub(super) fn batch_indices(&mut self, epoch: u64, batch: u64) -> &[usize] {
         if self.order.as_ref().is_none_or(|(number, _)| *number != epoch) {
             self.order = Some((epoch, shuffled(&self.indices, self.options.seed, epoch)));
         }
@@ -71,10 +71,10 @@ impl Objective for Classification {
         let batch = dataset.batch(self.batch_indices(epoch, batch), augmentation, Epoch { seed, number: epoch })?;
         let weights = Weights::trained(&*self.network, weights)?;
         let logits = self.network.forward(&weights, &batch.inputs, &mut Mode::Train)?;
-        let losses = ops::cross_entropy(&logits, batch.labels, smoothing)?;
-        let loss = ops::read(&losses, mean)?;
-        let gradients = losses.mean_all()?.backward()?;
-        Ok((loss, weights.gradients(&gradients)?))
+        let losses = ops::cross_entropy(weights.graph(), &logits, batch.labels, smoothing)?;
+        let samples = losses.elem_count();
+        let gradients = weights.gradients(&losses, vec![1.0 / samples as f32; samples])?;
+        Ok((ops::read(&losses, mean)?, gradients))
     }
 }
 

@@ -51,7 +51,7 @@ pub fn evaluate(
             let rows = logits.chunks_exact(network.classes());
             results.correct.extend(rows.zip(&*batch.labels).map(|(row, label)| largest(row) == *label as usize));
         })?;
-        let losses = ops::cross_entropy(&logits, batch.labels, 0.0)?;
+        let losses = ops::cross_entropy(weights.graph(), &logits, batch.labels, 0.0)?;
         ops::read(&losses, |losses| results.losses.extend_from_slice(losses))?;
     }
     Ok(results)

@@ -21,3 +21,6 @@ pub trait Objective {
     /// step (and of the objective's seed) alone, so a resumed fit sees the same data.
     fn loss_and_gradient(&mut self, weights: &[Vec<f32>], step: u64) -> Result<(f64, Vec<Vec<f32>>)>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,15 @@
 //! 2-d convolution of NHWC images: directly where that is possible, else by `im2col` tiles and matrix products. No columns
 //! are kept for the gradient.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::columns::{Geometry, gather, scatter_add};
 use super::direct;
+use super::graph::{Graph, Node, Operation};
 use super::matrix::{Matrix, Write, multiply};
-use super::storage::{elements, read, tensor};
+use super::storage::{read, read_two, tensor};
 
 /// Fewest images whose kernel gradients are summed by one task.
 const IMAGES_A_PART: usize = 8;
@@ -17,59 +18,37 @@ const PARTS: usize = 32;
 
 /// Convolution without bias: `inputs` [batch, height, width, channels], `weight` [outputs, channels, kernel, kernel]
 /// (as `PyTorch` stores it), the same stride and zero padding on both axes.
-pub fn conv2d(inputs: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
-    let op = Conv2d { stride, padding, input_gradient: inputs.track_op() };
-    inputs.apply_op2(weight, op)
+pub fn conv2d(graph: &Graph, inputs: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+    let geometry = Geometry::new(inputs.dims(), weight.dims(), stride, padding)?;
+    let batch = inputs.dim(0)?;
+    let mut result = vec![0.0; batch * geometry.output_length()];
+    read_two(inputs, weight, |inputs, weight| {
+        convolve(inputs, &by_patch(weight, &geometry), &geometry, &mut result);
+    })?;
+    let output = tensor(result, &[batch, geometry.out_height, geometry.out_width, geometry.outputs])?;
+    graph.record(Conv2d { geometry }, &[inputs, weight], &output);
+    Ok(output)
 }
 
 struct Conv2d {
-    stride: usize,
-    padding: usize,
-    /// Whether anybody asks for the gradient of the inputs; nobody does for the images of a dataset.
-    input_gradient: bool,
+    geometry: Geometry,
 }
 
-impl CustomOp2 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        inputs: &CpuStorage,
-        inputs_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let geometry = Geometry::new(inputs_layout.dims(), weight_layout.dims(), self.stride, self.padding)?;
-        let batch = inputs_layout.dims()[0];
-        let kernel = by_patch(elements(weight, weight_layout)?, &geometry);
-        let mut result = vec![0.0; batch * geometry.output_length()];
-        convolve(elements(inputs, inputs_layout)?, &kernel, &geometry, &mut result);
-        let shape = Shape::from((batch, geometry.out_height, geometry.out_width, geometry.outputs));
-        Ok((CpuStorage::F32(result), shape))
-    }
-
-    fn bwd(
-        &self,
-        inputs: &Tensor,
-        weight: &Tensor,
-        _result: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let geometry = Geometry::new(inputs.dims(), weight.dims(), self.stride, self.padding)?;
-        let gradient = gradient.contiguous()?;
-        let input_gradient = if self.input_gradient {
+impl Operation for Conv2d {
+    fn backward(&self, node: &Node, gradient: Vec<f32>) -> Result<Vec<Option<Vec<f32>>>> {
+        let geometry = &self.geometry;
+        let (inputs, weight) = (&node.inputs[0], &node.inputs[1]);
+        let of_inputs = || {
             let mut product = vec![0.0; inputs.elem_count()];
-            read(&gradient, |gradient| {
-                read(weight, |weight| input_gradient(gradient, weight, &geometry, &mut product))
-            })??;
-            Some(tensor(product, inputs.dims())?)
-        } else {
-            None
+            read(weight, |weight| input_gradient(&gradient, weight, geometry, &mut product))?;
+            Ok::<_, candle_core::Error>(product)
         };
-        let kernel = read(&gradient, |gradient| read(inputs, |inputs| kernel_gradient(inputs, gradient, &geometry)))??;
-        Ok((input_gradient, Some(tensor(by_output(&kernel, &geometry), weight.dims())?)))
+        let of_weight = || {
+            let matrix = read(inputs, |inputs| kernel_gradient(inputs, &gradient, geometry))?;
+            Ok::<_, candle_core::Error>(by_output(&matrix, geometry))
+        };
+        // Nobody wants the gradient of the images of a dataset.
+        Ok(vec![node.wanted[0].then(of_inputs).transpose()?, node.wanted[1].then(of_weight).transpose()?])
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::storage::{elements, read, tensor};
+use super::graph::{Graph, Node, Operation};
+use super::storage::{read, tensor};
 
-/// Loss of each sample: `logits` [batch, classes] and one label a sample give [batch].
+/// Loss of each sample: `logits` [batch, classes] and one label a sample give `[batch]`.
 ///
 /// With smoothing `s` the target is `1 - s` on the label plus `s / classes` on every class, as in `PyTorch`'s
 /// `CrossEntropyLoss(label_smoothing=s)`. Errors where the number of labels differs or a label is no class.
-pub fn cross_entropy(logits: &Tensor, labels: Arc<[u32]>, label_smoothing: f64) -> Result<Tensor> {
+pub fn cross_entropy(graph: &Graph, logits: &Tensor, labels: Arc<[u32]>, label_smoothing: f64) -> Result<Tensor> {
     let (batch, classes) = logits.dims2()?;
     if labels.len() != batch {
         bail!("cross-entropy: {batch} samples, {} labels", labels.len());
@@ -19,7 +20,14 @@ pub fn cross_entropy(logits: &Tensor, labels: Arc<[u32]>, label_smoothing: f64) 
     if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
         bail!("cross-entropy: label {label} of {classes} classes");
     }
-    logits.contiguous()?.apply_op1(CrossEntropy { labels, label_smoothing })
+    let operation = CrossEntropy { labels, label_smoothing };
+    let losses = read(logits, |logits| {
+        let rows = logits.par_chunks(classes).zip(operation.labels.par_iter());
+        rows.map(|(row, label)| operation.loss(row, *label) as f32).collect()
+    })?;
+    let output = tensor(losses, &[batch])?;
+    graph.record(operation, &[logits], &output);
+    Ok(output)
 }
 
 struct CrossEntropy {
@@ -46,34 +54,21 @@ fn log_sum_exp(logits: &[f32]) -> f64 {
     largest + logits.iter().map(|logit| (f64::from(*logit) - largest).exp()).sum::<f64>().ln()
 }
 
-impl CustomOp1 for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "cross-entropy"
-    }
-
-    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, classes) = layout.shape().dims2()?;
-        let rows = elements(logits, layout)?.par_chunks(classes);
-        let losses = rows.zip(self.labels.par_iter()).map(|(row, label)| self.loss(row, *label) as f32).collect();
-        Ok((CpuStorage::F32(losses), Shape::from(batch)))
-    }
-
-    fn bwd(&self, logits: &Tensor, _losses: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+impl Operation for CrossEntropy {
+    fn backward(&self, node: &Node, gradient: Vec<f32>) -> Result<Vec<Option<Vec<f32>>>> {
+        let logits = &node.inputs[0];
         let classes = logits.dim(1)?;
-        let gradient = gradient.contiguous()?;
         let spread = self.label_smoothing / classes as f64;
         let mut result = read(logits, <[f32]>::to_vec)?;
-        read(&gradient, |gradient| {
-            let rows = result.par_chunks_mut(classes).zip(gradient).zip(self.labels.par_iter());
-            rows.for_each(|((row, gradient), label)| {
-                let log_sum = log_sum_exp(row);
-                for (class, logit) in row.iter_mut().enumerate() {
-                    let on_label = if class == *label as usize { 1.0 - self.label_smoothing } else { 0.0 };
-                    let probability = (f64::from(*logit) - log_sum).exp();
-                    *logit = (f64::from(*gradient) * (probability - on_label - spread)) as f32;
-                }
-            });
-        })?;
-        Ok(Some(tensor(result, logits.dims())?))
+        let rows = result.par_chunks_mut(classes).zip(&gradient).zip(self.labels.par_iter());
+        rows.for_each(|((row, gradient), label)| {
+            let log_sum = log_sum_exp(row);
+            for (class, logit) in row.iter_mut().enumerate() {
+                let on_label = if class == *label as usize { 1.0 - self.label_smoothing } else { 0.0 };
+                let probability = (f64::from(*logit) - log_sum).exp();
+                *logit = (f64::from(*gradient) * (probability - on_label - spread)) as f32;
+            }
+        });
+        Ok(vec![Some(result)])
     }
 }

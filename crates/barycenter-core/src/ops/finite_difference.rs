@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 
 use super::*;
 
@@ -11,9 +11,13 @@ fn values(count: usize, seed: f32) -> Vec<f32> {
     (0..count).map(|i| ((i as f32 + seed) * 0.618_034).fract() * 2.0 - 1.0).collect()
 }
 
-fn variable(shape: &[usize], seed: f32) -> Var {
+fn variable(shape: &[usize], seed: f32) -> Tensor {
     let count = shape.iter().product();
-    Var::from_tensor(&Tensor::from_vec(values(count, seed), shape, &Device::Cpu).unwrap()).unwrap()
+    Tensor::from_vec(values(count, seed), shape, &Device::Cpu).unwrap()
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    read(tensor, <[f32]>::to_vec).unwrap()
 }
 
 /// `Σ weights · output` in `f64`, the weights being fixed.
@@ -23,22 +27,21 @@ fn weighted_sum(output: &Tensor) -> f64 {
 }
 
 /// Checks the gradient of each argument along each of a few of its coordinates.
-fn check(arguments: &[Var], operation: impl Fn(&[Tensor]) -> Tensor) {
+fn check(arguments: &[Tensor], operation: impl Fn(&Graph, &[Tensor]) -> Tensor) {
     const STEP: f32 = 1e-2;
-    let tensors: Vec<Tensor> = arguments.iter().map(|var| var.as_tensor().clone()).collect();
-    let output = operation(&tensors);
-    let weights = Tensor::from_vec(values(output.elem_count(), 0.37), output.dims(), &Device::Cpu).unwrap();
-    let gradients = (output * weights).unwrap().sum_all().unwrap().backward().unwrap();
-    for (index, argument) in tensors.iter().enumerate() {
-        let gradient = gradients.get(argument).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let plain = argument.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let graph = Graph::tracking(arguments);
+    let output = operation(&graph, arguments);
+    let mut gradients = graph.backward(&output, values(output.elem_count(), 0.37)).unwrap();
+    for (index, argument) in arguments.iter().enumerate() {
+        let gradient = gradients.take(argument).unwrap();
+        let plain = flat(argument);
         for position in (0..plain.len()).step_by((plain.len() / 40).max(1)) {
             let moved = |by: f32| {
                 let mut changed = plain.clone();
                 changed[position] += by;
-                let mut tensors = tensors.clone();
+                let mut tensors = arguments.to_vec();
                 tensors[index] = Tensor::from_vec(changed, argument.dims(), &Device::Cpu).unwrap();
-                weighted_sum(&operation(&tensors))
+                weighted_sum(&operation(&Graph::untracked(), &tensors))
             };
             let difference = (moved(STEP) - moved(-STEP)) / f64::from(2.0 * STEP);
             let got = f64::from(gradient[position]);
@@ -50,8 +53,8 @@ fn check(arguments: &[Var], operation: impl Fn(&[Tensor]) -> Tensor) {
 
 #[test]
 fn linear_has_the_right_gradients() {
-    check(&[variable(&[5, 7], 0.1), variable(&[3, 7], 0.2), variable(&[3], 0.3)], |a| {
-        linear(&a[0], &a[1], &a[2]).unwrap()
+    check(&[variable(&[5, 7], 0.1), variable(&[3, 7], 0.2), variable(&[3], 0.3)], |graph, a| {
+        linear(graph, &a[0], &a[1], &a[2]).unwrap()
     });
 }
 
@@ -60,8 +63,8 @@ fn conv2d_has_the_right_gradients() {
     for (kernel, stride, padding, size) in
         [(3, 1, 1, 6), (3, 2, 1, 6), (3, 2, 1, 7), (1, 2, 0, 6), (1, 1, 0, 5), (3, 1, 0, 5)]
     {
-        check(&[variable(&[3, size, size, 4], 0.1), variable(&[5, 4, kernel, kernel], 0.2)], |a| {
-            conv2d(&a[0], &a[1], stride, padding).unwrap()
+        check(&[variable(&[3, size, size, 4], 0.1), variable(&[5, 4, kernel, kernel], 0.2)], |graph, a| {
+            conv2d(graph, &a[0], &a[1], stride, padding).unwrap()
         });
     }
 }
@@ -71,15 +74,15 @@ fn batch_norm_has_the_right_gradients() {
     let arguments =
         [variable(&[4, 3, 3, 18], 0.1), variable(&[18], 0.2), variable(&[18], 0.3), variable(&[4, 3, 3, 18], 0.7)];
     let form = BatchNormForm { from_batch: true, relu: false };
-    check(&arguments, |a| {
-        batch_norm(&a[0], (&a[1], &a[2]), Some(&a[3]), &Moments::of(&a[0]).unwrap(), 1e-5, form).unwrap()
+    check(&arguments, |graph, a| {
+        batch_norm(graph, &a[0], (&a[1], &a[2]), Some(&a[3]), (&Moments::of(&a[0]).unwrap(), 1e-5), form).unwrap()
     });
-    check(&arguments[..3], |a| {
-        batch_norm(&a[0], (&a[1], &a[2]), None, &Moments::of(&a[0]).unwrap(), 1e-5, form).unwrap()
+    check(&arguments[..3], |graph, a| {
+        batch_norm(graph, &a[0], (&a[1], &a[2]), None, (&Moments::of(&a[0]).unwrap(), 1e-5), form).unwrap()
     });
     let given = Moments::of(&arguments[3]).unwrap();
     let form = BatchNormForm { from_batch: false, relu: false };
-    check(&arguments, |a| batch_norm(&a[0], (&a[1], &a[2]), Some(&a[3]), &given, 1e-5, form).unwrap());
+    check(&arguments, |graph, a| batch_norm(graph, &a[0], (&a[1], &a[2]), Some(&a[3]), (&given, 1e-5), form).unwrap());
 }
 
 #[test]
@@ -89,12 +92,11 @@ fn batch_norm_with_a_relu_equals_the_two_one_after_the_other() {
     let moments = Moments::of(&x).unwrap();
     let run = |fused: bool| {
         let form = BatchNormForm { from_batch: true, relu: fused };
-        let out = batch_norm(&x, (&weight, &bias), Some(&residual), &moments, 1e-5, form).unwrap();
-        let out = if fused { out } else { relu(&out).unwrap() };
-        let gradients = out.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-        let all = [&x, &weight, &bias, &residual]
-            .map(|var| gradients.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap());
-        (out.flatten_all().unwrap().to_vec1::<f32>().unwrap(), all)
+        let graph = Graph::tracking([&x, &weight, &bias, &residual]);
+        let out = batch_norm(&graph, &x, (&weight, &bias), Some(&residual), (&moments, 1e-5), form).unwrap();
+        let out = if fused { out } else { relu(&graph, &out).unwrap() };
+        let mut gradients = graph.backward(&out, values(out.elem_count(), 0.37)).unwrap();
+        (flat(&out), [&x, &weight, &bias, &residual].map(|tensor| gradients.take(tensor).unwrap()))
     };
     assert_eq!(run(true), run(false));
 }
@@ -115,32 +117,36 @@ fn moments_keep_their_digits_far_from_zero() {
 
 #[test]
 fn relu_has_the_right_gradient_and_none_at_zero() {
-    let inputs = Var::from_slice(&[-1.0_f32, 0.0, 2.0], 3, &Device::Cpu).unwrap();
-    let gradients = relu(&inputs).unwrap().sum_all().unwrap().backward().unwrap();
-    assert_eq!(gradients.get(&inputs).unwrap().to_vec1::<f32>().unwrap(), [0.0, 0.0, 1.0]);
+    let inputs = Tensor::new(&[-1.0_f32, 0.0, 2.0], &Device::Cpu).unwrap();
+    let graph = Graph::tracking([&inputs]);
+    let output = relu(&graph, &inputs).unwrap();
+    assert_eq!(graph.backward(&output, vec![1.0; 3]).unwrap().take(&inputs).unwrap(), [0.0, 0.0, 1.0]);
 }
 
 #[test]
 fn relu_lets_a_nan_through() {
     let inputs = Tensor::new(&[f32::NAN], &Device::Cpu).unwrap();
-    assert!(relu(&inputs).unwrap().to_vec1::<f32>().unwrap()[0].is_nan());
+    assert!(relu(&Graph::untracked(), &inputs).unwrap().to_vec1::<f32>().unwrap()[0].is_nan());
 }
 
 #[test]
 fn global_average_pool_has_the_right_gradient() {
-    check(&[variable(&[2, 4, 3, 5], 0.4)], |a| global_average_pool(&a[0]).unwrap());
+    check(&[variable(&[2, 4, 3, 5], 0.4)], |graph, a| global_average_pool(graph, &a[0]).unwrap());
 }
 
 #[test]
 fn cross_entropy_has_the_right_gradient() {
     let labels: Arc<[u32]> = Arc::from([0, 2, 3]);
     for smoothing in [0.0, 0.1] {
-        check(&[variable(&[3, 4], 0.4)], |a| cross_entropy(&a[0], labels.clone(), smoothing).unwrap());
+        check(&[variable(&[3, 4], 0.4)], |graph, a| cross_entropy(graph, &a[0], labels.clone(), smoothing).unwrap());
     }
 }
 
 #[test]
 fn a_label_beyond_the_classes_is_refused() {
     let logits = Tensor::zeros((1, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
-    assert!(cross_entropy(&logits, Arc::from([4]), 0.0).unwrap_err().to_string().contains("label 4"));
+    assert!(
+        cross_entropy(&Graph::untracked(), &logits, Arc::from([4]), 0.0)
+            .is_err_and(|e| e.to_string().contains("label 4"))
+    );
 }

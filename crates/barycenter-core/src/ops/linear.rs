@@ -1,86 +1,53 @@
 //! `y = x Wᵀ + b`.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::graph::{Graph, Node, Operation};
 use super::matrix::{Matrix, Write, all_threads, multiply};
-use super::storage::{elements, read, tensor};
+use super::storage::{read, read_two, tensor};
 
-/// Linear layer: `inputs` [batch, in], `weight` [out, in], `bias` [out] give [batch, out].
-pub fn linear(inputs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let op = Linear { input_gradient: inputs.track_op() };
-    inputs.contiguous()?.apply_op3(weight, bias, op)
+/// Linear layer: `inputs` [batch, in], `weight` [out, in], `bias` `[out]` give [batch, out].
+pub fn linear(graph: &Graph, inputs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let (batch, width) = inputs.dims2()?;
+    let (outputs, weight_width) = weight.dims2()?;
+    if width != weight_width || bias.dims() != [outputs] {
+        bail!("linear: inputs {batch}x{width}, weight {outputs}x{weight_width}, bias {:?}", bias.dims());
+    }
+    let mut result = read(bias, |bias| bias.repeat(batch))?;
+    read_two(inputs, weight, |inputs, weight| {
+        let (left, right) = (Matrix::new(inputs, batch, width), Matrix::new(weight, outputs, width).transposed());
+        multiply(&mut result, left, right, Write::Accumulate, all_threads());
+    })?;
+    let output = tensor(result, &[batch, outputs])?;
+    graph.record(Linear { batch, width, outputs }, &[inputs, weight, bias], &output);
+    Ok(output)
 }
 
 struct Linear {
-    /// Whether anybody asks for the gradient of the inputs.
-    input_gradient: bool,
+    batch: usize,
+    width: usize,
+    outputs: usize,
 }
 
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        inputs: &CpuStorage,
-        inputs_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, width) = inputs_layout.shape().dims2()?;
-        let (outputs, weight_width) = weight_layout.shape().dims2()?;
-        if width != weight_width || bias_layout.dims() != [outputs] {
-            bail!("linear: inputs {batch}x{width}, weight {outputs}x{weight_width}, bias {:?}", bias_layout.dims());
-        }
-        let (inputs, weight) = (elements(inputs, inputs_layout)?, elements(weight, weight_layout)?);
-        let mut result = elements(bias, bias_layout)?.repeat(batch);
-        let transposed_weight = Matrix::new(weight, outputs, width).transposed();
-        let inputs = Matrix::new(inputs, batch, width);
-        multiply(&mut result, inputs, transposed_weight, Write::Accumulate, all_threads());
-        Ok((CpuStorage::F32(result), Shape::from((batch, outputs))))
-    }
-
-    fn bwd(
-        &self,
-        inputs: &Tensor,
-        weight: &Tensor,
-        _bias: &Tensor,
-        _result: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gradient = gradient.contiguous()?;
-        let (batch, width) = inputs.dims2()?;
-        let outputs = weight.dim(0)?;
-        let input_gradient = if self.input_gradient {
-            let mut product = vec![0.0; batch * width];
-            read(&gradient, |gradient| {
-                read(weight, |weight| {
-                    let (left, right) = (Matrix::new(gradient, batch, outputs), Matrix::new(weight, outputs, width));
-                    multiply(&mut product, left, right, Write::Replace, all_threads());
-                })
-            })??;
-            Some(tensor(product, &[batch, width])?)
-        } else {
-            None
+impl Operation for Linear {
+    fn backward(&self, node: &Node, gradient: Vec<f32>) -> Result<Vec<Option<Vec<f32>>>> {
+        let Self { batch, width, outputs } = *self;
+        let gradient_matrix = Matrix::new(&gradient, batch, outputs);
+        let product = |length, left, elements: &Tensor, rows| {
+            let mut product = vec![0.0; length];
+            read(elements, |elements| {
+                multiply(&mut product, left, Matrix::new(elements, rows, width), Write::Replace, all_threads());
+            })?;
+            Ok::<_, candle_core::Error>(product)
         };
-        let mut weight_gradient = vec![0.0; outputs * width];
-        read(&gradient, |gradient| {
-            read(inputs, |inputs| {
-                let left = Matrix::new(gradient, batch, outputs).transposed();
-                let right = Matrix::new(inputs, batch, width);
-                multiply(&mut weight_gradient, left, right, Write::Replace, all_threads());
-            })
-        })??;
-        let bias_gradient = read(&gradient, |gradient| column_sums(gradient, outputs))?;
-        Ok((
-            input_gradient,
-            Some(tensor(weight_gradient, &[outputs, width])?),
-            Some(tensor(bias_gradient, &[outputs])?),
-        ))
+        let of_inputs = || product(batch * width, gradient_matrix, &node.inputs[1], outputs);
+        let of_weight = || product(outputs * width, gradient_matrix.transposed(), &node.inputs[0], batch);
+        Ok(vec![
+            node.wanted[0].then(of_inputs).transpose()?,
+            node.wanted[1].then(of_weight).transpose()?,
+            node.wanted[2].then(|| column_sums(&gradient, outputs)),
+        ])
     }
 }
 

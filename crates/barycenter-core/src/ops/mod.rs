@@ -1,8 +1,8 @@
 //! The networks' operations on the CPU, with gradients of our own.
 //!
-//! candle records the graph and walks it; each operation here computes its values and its gradient itself. Several of
+//! Values are candle tensors; the gradients and the record they are walked along ([`Graph`]) are ours. Several of
 //! candle's own gradients are wrong (max pooling, `ReLU` at 0) or absent (layer norm), its convolution gradient
-//! is ten times slower than an `im2col` product, and its running sums lose digits that batch norm needs.
+//! is ten times slower than a matrix product, and its running sums lose digits that batch norm needs.
 //!
 //! Images are NHWC (`[batch, height, width, channels]`), weights have `PyTorch`'s layout, all values are `f32`.
 //!
@@ -15,6 +15,7 @@ mod columns;
 mod conv2d;
 mod cross_entropy;
 mod direct;
+mod graph;
 mod linear;
 mod matrix;
 mod moments;
@@ -25,6 +26,7 @@ mod storage;
 pub use batch_norm::{BatchNormForm, batch_norm};
 pub use conv2d::conv2d;
 pub use cross_entropy::cross_entropy;
+pub use graph::{Gradients, Graph};
 pub use linear::linear;
 pub use moments::Moments;
 pub use pool::global_average_pool;

@@ -1,27 +1,17 @@
 //! Global average pooling.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::storage::{elements, read, tensor};
+use super::graph::{Graph, Node, Operation};
+use super::storage::{read, tensor};
 
 /// Mean over height and width: [batch, height, width, channels] gives [batch, channels]. Sums are taken in `f64`.
-pub fn global_average_pool(inputs: &Tensor) -> Result<Tensor> {
-    inputs.apply_op1(GlobalAveragePool)
-}
-
-struct GlobalAveragePool;
-
-impl CustomOp1 for GlobalAveragePool {
-    fn name(&self) -> &'static str {
-        "global-average-pool"
-    }
-
-    fn cpu_fwd(&self, inputs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, height, width, channels) = layout.shape().dims4()?;
-        let inputs = elements(inputs, layout)?;
-        let pixels = height * width;
-        let mut result = vec![0.0; batch * channels];
+pub fn global_average_pool(graph: &Graph, inputs: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, channels) = inputs.dims4()?;
+    let pixels = height * width;
+    let mut result = vec![0.0; batch * channels];
+    read(inputs, |inputs| {
         result.par_chunks_mut(channels).zip(inputs.par_chunks(pixels * channels)).for_each(|(means, image)| {
             let mut sums = vec![0.0_f64; channels];
             for pixel in image.chunks_exact(channels) {
@@ -33,23 +23,27 @@ impl CustomOp1 for GlobalAveragePool {
                 *mean = (sum / pixels as f64) as f32;
             }
         });
-        Ok((CpuStorage::F32(result), Shape::from((batch, channels))))
-    }
+    })?;
+    let output = tensor(result, &[batch, channels])?;
+    graph.record(GlobalAveragePool { pixels, channels }, &[inputs], &output);
+    Ok(output)
+}
 
-    fn bwd(&self, inputs: &Tensor, _result: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let (_, height, width, channels) = inputs.dims4()?;
-        let pixels = height * width;
-        let gradient = gradient.contiguous()?;
-        let mut spread = vec![0.0; inputs.elem_count()];
-        read(&gradient, |gradient| {
-            let images = spread.par_chunks_mut(pixels * channels).zip(gradient.par_chunks(channels));
-            images.for_each(|(image, means)| {
-                let share: Vec<f32> = means.iter().map(|mean| mean / pixels as f32).collect();
-                for pixel in image.chunks_exact_mut(channels) {
-                    pixel.copy_from_slice(&share);
-                }
-            });
-        })?;
-        Ok(Some(tensor(spread, inputs.dims())?))
+struct GlobalAveragePool {
+    pixels: usize,
+    channels: usize,
+}
+
+impl Operation for GlobalAveragePool {
+    fn backward(&self, node: &Node, gradient: Vec<f32>) -> Result<Vec<Option<Vec<f32>>>> {
+        let mut spread = vec![0.0; node.inputs[0].elem_count()];
+        let images = spread.par_chunks_mut(self.pixels * self.channels).zip(gradient.par_chunks(self.channels));
+        images.for_each(|(image, means)| {
+            let share: Vec<f32> = means.iter().map(|mean| mean / self.pixels as f32).collect();
+            for pixel in image.chunks_exact_mut(self.channels) {
+                pixel.copy_from_slice(&share);
+            }
+        });
+        Ok(vec![Some(spread)])
     }
 }

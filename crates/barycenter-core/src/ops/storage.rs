@@ -1,23 +1,24 @@
 //! The numbers inside a candle tensor.
 
-use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor, bail};
-
-/// The elements of a contiguous `f32` operand, in row-major order.
-pub(super) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let all = storage.as_slice::<f32>()?;
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&all[start..end]),
-        None => bail!("operand of shape {:?} is not contiguous", layout.dims()),
-    }
-}
+use candle_core::{Device, Result, Storage, Tensor, bail};
 
 /// Calls `use_elements` with the elements of a contiguous `f32` tensor on the CPU, in row-major order and without a copy.
 pub fn read<R>(tensor: &Tensor, use_elements: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(cpu) => Ok(use_elements(elements(cpu, layout)?)),
-        _ => bail!("operand lies on another device than the CPU"),
+    let Storage::Cpu(cpu) = &*storage else { bail!("operand lies on another device than the CPU") };
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(use_elements(&cpu.as_slice::<f32>()?[start..end])),
+        None => bail!("operand of shape {:?} is not contiguous", layout.dims()),
     }
+}
+
+/// [`read`] of two tensors at a time.
+pub(super) fn read_two<R>(
+    first: &Tensor,
+    second: &Tensor,
+    use_elements: impl FnOnce(&[f32], &[f32]) -> R,
+) -> Result<R> {
+    read(first, |first| read(second, |second| use_elements(first, second)))?
 }
 
 /// A CPU tensor that owns these elements.
