@@ -196,6 +196,7 @@ fn show(output: &Output, job: &Job) -> anyhow::Result<()> {
     {
         output.table(tables::REPORT_COLUMNS, tables::report_rows(report))?;
         output.write(&report.verdict)?;
+        output.write(&tables::phases(report))?;
     }
     Ok(())
 }

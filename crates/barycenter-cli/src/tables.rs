@@ -31,6 +31,12 @@ pub fn report_rows(report: &Report) -> Vec<Vec<String>> {
     report.evaluations.iter().map(row).collect()
 }
 
+/// `time: fetch 0.4 s, projection 0.1 s, ...`
+pub fn phases(report: &Report) -> String {
+    let times: Vec<_> = report.phases.iter().map(|time| format!("{} {:.1} s", time.phase, time.seconds)).collect();
+    format!("time: {}", times.join(", "))
+}
+
 fn figures(evaluated: Option<&Evaluated>) -> [String; 2] {
     evaluated.map_or_else(Default::default, |e| [format!("{:.4}", e.loss), format!("{:.2} %", 100.0 * e.accuracy)])
 }
