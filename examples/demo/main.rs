@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use barycenter_api::{
     Augmentation, CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobSpec, JobState, NetworkSpec as WireNetwork,
     PushCheckpoint, PushDataset, Report,
-    client::Client,
+    client::{ByteCounter, Client},
 };
 use barycenter_core::{data::Dataset, network::NetworkSpec};
 use serde_json::json;
