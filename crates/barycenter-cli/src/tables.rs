@@ -3,7 +3,10 @@
 use barycenter_api::{CoefficientTable, Evaluated, HistoryQuery, HistorySnapshot, Report, client::Client};
 use uuid::Uuid;
 
-use crate::{job::Encoding, output::Output};
+use crate::{
+    job::Encoding,
+    output::{self, Output},
+};
 
 /// Blocks that fit beside each other on a screen.
 const WIDEST: usize = 8;
@@ -74,7 +77,7 @@ pub async fn print_history(
         whole.next_after_step = page.next_after_step;
     }
     match encoding {
-        Some(_) => output.json(&whole),
+        Some(_) => output::write_json(&whole),
         None => output.table(HISTORY_COLUMNS, whole.snapshots.iter().map(snapshot_row)),
     }
 }
