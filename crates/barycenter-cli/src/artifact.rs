@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     exit::{Outcome, usage},
-    output::Output,
+    output::{self, Output},
     progress::Bar,
 };
 
@@ -48,7 +48,7 @@ pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> 
         }
         ArtifactCommand::Manifest { id } => {
             let artifact = find(client, id).await?;
-            output.json(&client.manifest(artifact.artifact_id).await?)?;
+            output::write_json(&client.manifest(artifact.artifact_id).await?)?;
         }
     }
     Ok(Outcome::Success)

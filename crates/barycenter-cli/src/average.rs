@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::{
     artifact::refuse_existing,
     exit::{Outcome, usage},
-    output::{Format, Output, details},
+    output::{self, Format, Output, details},
     progress::Bar,
     shown::bytes,
 };
@@ -48,7 +48,7 @@ pub struct AverageArguments {
 
 /// What an average did.
 #[derive(Debug, Serialize)]
-struct Averaged {
+struct Summary {
     out: PathBuf,
     averaged_tensors: usize,
     copied_tensors: usize,
@@ -60,14 +60,14 @@ pub async fn run(arguments: AverageArguments) -> anyhow::Result<Outcome> {
     let output = Output::new(arguments.output, arguments.quiet);
     let averaged = tokio::task::spawn_blocking(move || average(&arguments)).await??;
     match output.format() {
-        Format::Json => output.json(&averaged)?,
-        Format::Id => output.write(&averaged.digest_blake3)?,
-        Format::Table => output.write(&told(&averaged))?,
+        Format::Json => output::write_json(&averaged)?,
+        Format::Id => output::write(&averaged.digest_blake3)?,
+        Format::Table => output::write(&told(&averaged))?,
     }
     Ok(Outcome::Success)
 }
 
-fn told(averaged: &Averaged) -> String {
+fn told(averaged: &Summary) -> String {
     let pairs = [
         ("written", averaged.out.display().to_string()),
         ("averaged tensors", averaged.averaged_tensors.to_string()),
@@ -78,7 +78,7 @@ fn told(averaged: &Averaged) -> String {
     details(&pairs, false)
 }
 
-fn average(arguments: &AverageArguments) -> anyhow::Result<Averaged> {
+fn average(arguments: &AverageArguments) -> anyhow::Result<Summary> {
     let weights = weights(arguments)?;
     refuse_existing(&arguments.out, false)?;
     let candidates = arguments.files.iter().map(CheckpointFile::open).collect::<Result<Vec<_>, _>>()?;
@@ -91,7 +91,7 @@ fn average(arguments: &AverageArguments) -> anyhow::Result<Averaged> {
     let written = write(&candidates, &weights, &policies, &arguments.out, &bar);
     bar.finish();
     let written = written?;
-    Ok(Averaged {
+    Ok(Summary {
         out: arguments.out.clone(),
         averaged_tensors: policies.len() - copied_tensors,
         copied_tensors,

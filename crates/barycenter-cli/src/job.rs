@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     exit::Outcome,
-    output::{Format, Output},
+    output::{self, Format, Output},
     progress::Bar,
     shown::bytes,
     spec::SpecArguments,
@@ -116,7 +116,7 @@ pub async fn run(client: &Client, output: &Output, command: JobCommand) -> anyho
         }
         JobCommand::Coefficients { job, format } => coefficients(client, output, job, format).await?,
         JobCommand::History { job, format } => {
-            tables::print_history(client, output, job, chosen(output, format)).await?
+            tables::print_history(client, output, job, chosen(output, format)).await?;
         }
     }
     Ok(Outcome::Success)
@@ -145,8 +145,8 @@ async fn submit(
     if validate {
         let validated = client.validate_job(&spec).await?;
         match output.format() {
-            Format::Json => output.json(&validated)?,
-            _ => output.write(&format!("the spec is right; memory: {}", bytes(validated.estimate.total_bytes)))?,
+            Format::Json => output::write_json(&validated)?,
+            _ => output::write(&format!("the spec is right; memory: {}", bytes(validated.estimate.total_bytes)))?,
         }
         return Ok(Outcome::Success);
     }
@@ -195,7 +195,8 @@ fn show(output: &Output, job: &Job) -> anyhow::Result<()> {
         && let Some(report) = &job.report
     {
         output.table(tables::REPORT_COLUMNS, tables::report_rows(report))?;
-        output.write(&report.verdict)?;
+        output::write(&report.verdict)?;
+        output::write(&tables::phases(report))?;
     }
     Ok(())
 }
@@ -208,7 +209,7 @@ fn chosen(output: &Output, format: Option<Encoding>) -> Option<Encoding> {
 async fn coefficients(client: &Client, output: &Output, job: Uuid, format: Option<Encoding>) -> anyhow::Result<()> {
     match chosen(output, format) {
         Some(Encoding::Csv) => Ok(client.coefficients_csv(job, &mut std::io::stdout()).await?),
-        Some(Encoding::Json) => output.json(&client.coefficients(job).await?),
+        Some(Encoding::Json) => output::write_json(&client.coefficients(job).await?),
         None => tables::print_coefficients(output, &client.coefficients(job).await?),
     }
 }

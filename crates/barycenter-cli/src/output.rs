@@ -21,7 +21,7 @@ pub enum Format {
 }
 
 /// Where a command writes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Output {
     format: Format,
     quiet: bool,
@@ -54,36 +54,36 @@ impl Output {
     /// Writes one thing.
     pub fn show<T: Shown>(&self, thing: &T) -> anyhow::Result<()> {
         match self.format {
-            Format::Table => self.write(&details(&thing.details(), self.terminal)),
-            Format::Json => self.json(thing),
-            Format::Id => self.write(&thing.id()),
+            Format::Table => write(&details(&thing.details(), self.terminal)),
+            Format::Json => write_json(thing),
+            Format::Id => write(&thing.id()),
         }
     }
 
     /// Writes a list.
     pub fn list<T: Shown>(&self, things: &[T]) -> anyhow::Result<()> {
         match self.format {
-            Format::Table => self.write(&list(T::COLUMNS, things.iter().map(Shown::row), self.terminal)),
-            Format::Json => self.json(&things),
-            Format::Id => things.iter().try_for_each(|thing| self.write(&thing.id())),
+            Format::Table => write(&list(T::COLUMNS, things.iter().map(Shown::row), self.terminal)),
+            Format::Json => write_json(&things),
+            Format::Id => things.iter().try_for_each(|thing| write(&thing.id())),
         }
     }
 
     /// Writes a table without identifiers.
     pub fn table(&self, columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
-        self.write(&list(columns, rows, self.terminal))
+        write(&list(columns, rows, self.terminal))
     }
+}
 
-    /// Writes JSON.
-    pub fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
-        self.write(&serde_json::to_string_pretty(value)?)
-    }
+/// Writes JSON to standard output.
+pub fn write_json(value: &impl Serialize) -> anyhow::Result<()> {
+    write(&serde_json::to_string_pretty(value)?)
+}
 
-    /// Writes text and a line's end.
-    pub fn write(&self, text: &str) -> anyhow::Result<()> {
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        Ok(writeln!(io::stdout().lock(), "{text}")?)
-    }
+/// Writes text and a line's end to standard output.
+pub fn write(text: &str) -> anyhow::Result<()> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    Ok(writeln!(io::stdout().lock(), "{text}")?)
 }
 
 /// A table with borders on a terminal, and bare columns elsewhere.

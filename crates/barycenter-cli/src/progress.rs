@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// How far something is, shown on standard error.
 #[derive(Debug)]
 pub struct Bar {
-    bar: Option<ProgressBar>,
+    live: Option<ProgressBar>,
     /// The last plain line, so that none is told twice.
     last: Mutex<String>,
     quiet: bool,
@@ -29,21 +29,21 @@ impl Bar {
     }
 
     fn new(total: u64, label: &str, template: &str, quiet: bool) -> Self {
-        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
+        let live = (!quiet && io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template(template).expect("the templates of this file are right");
             ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_message(label.to_owned())
         });
-        Self { bar, last: Mutex::default(), quiet }
+        Self { live, last: Mutex::default(), quiet }
     }
 
     /// Whether someone looks at a bar.
     pub fn is_live(&self) -> bool {
-        self.bar.is_some()
+        self.live.is_some()
     }
 
     /// A counter that moves the bar.
     pub fn counter(&self) -> ByteCounter {
-        match self.bar.clone() {
+        match self.live.clone() {
             Some(bar) => ByteCounter::new(move |bytes| bar.set_position(bytes)),
             None => ByteCounter::none(),
         }
@@ -51,7 +51,7 @@ impl Bar {
 
     /// Moves the bar.
     pub fn set(&self, done: u64) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.live {
             bar.set_position(done);
         }
     }
@@ -59,7 +59,7 @@ impl Bar {
     /// Shows how far a job is; a plain line only where it says something new.
     pub fn show_job(&self, state: &str, progress: Option<&Progress>) {
         let line = job_line(state, progress);
-        match (&self.bar, progress) {
+        match (&self.live, progress) {
             (Some(bar), progress) => {
                 bar.set_length(progress.map_or(0, |p| p.total));
                 bar.set_position(progress.map_or(0, |p| p.done));
@@ -78,7 +78,7 @@ impl Bar {
 
     /// Takes the bar away.
     pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.live {
             bar.finish_and_clear();
         }
     }

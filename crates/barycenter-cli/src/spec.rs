@@ -161,7 +161,7 @@ impl SpecArguments {
 }
 
 /// The word of an option's value.
-fn word(value: impl ValueEnum) -> String {
+fn word<V: ValueEnum + Copy>(value: V) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 

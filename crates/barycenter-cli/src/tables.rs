@@ -3,7 +3,10 @@
 use barycenter_api::{CoefficientTable, Evaluated, HistoryQuery, HistorySnapshot, Report, client::Client};
 use uuid::Uuid;
 
-use crate::{job::Encoding, output::Output};
+use crate::{
+    job::Encoding,
+    output::{self, Output},
+};
 
 /// Blocks that fit beside each other on a screen.
 const WIDEST: usize = 8;
@@ -29,6 +32,12 @@ pub fn report_rows(report: &Report) -> Vec<Vec<String>> {
         ]
     };
     report.evaluations.iter().map(row).collect()
+}
+
+/// `time: fetch 0.4 s, projection 0.1 s, ...`
+pub fn phases(report: &Report) -> String {
+    let times: Vec<_> = report.phases.iter().map(|time| format!("{} {:.1} s", time.phase, time.seconds)).collect();
+    format!("time: {}", times.join(", "))
 }
 
 fn figures(evaluated: Option<&Evaluated>) -> [String; 2] {
@@ -68,7 +77,7 @@ pub async fn print_history(
         whole.next_after_step = page.next_after_step;
     }
     match encoding {
-        Some(_) => output.json(&whole),
+        Some(_) => output::write_json(&whole),
         None => output.table(HISTORY_COLUMNS, whole.snapshots.iter().map(snapshot_row)),
     }
 }

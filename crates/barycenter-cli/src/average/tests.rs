@@ -42,7 +42,7 @@ impl Files {
         self.0.path().join(name)
     }
 
-    fn average(&self, names: &[&str], options: &[&str]) -> anyhow::Result<Averaged> {
+    fn average(&self, names: &[&str], options: &[&str]) -> anyhow::Result<Summary> {
         let files = names.iter().map(|name| self.path(name).display().to_string());
         let out = self.path("out").display().to_string();
         let words = ["average".to_owned()].into_iter().chain(files).chain(["--quiet".into(), "--out".into(), out]);

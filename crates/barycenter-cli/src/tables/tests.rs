@@ -12,8 +12,9 @@ fn a_report_is_a_line_for_each_method() {
     let report: Report = serde_json::from_value(json!({
         "chosen": "twa", "verdict": "averaging gained", "evaluations": [evaluation("uniform", 0.31), evaluation("twa", 0.2987)],
         "best_step": 10, "steps": 20, "as_fitted_select_loss": 0.3, "fit_samples": 8, "select_samples": 2,
-        "select_overlaps_fit": false, "not_averaged": [], "phases": [], "projection_bytes": 1, "projection_cached": false
+        "select_overlaps_fit": false, "not_averaged": [], "phases": [{"phase": "fetch", "seconds": 0.42}, {"phase": "fit", "seconds": 12.0}], "projection_bytes": 1, "projection_cached": false
     }))
     .unwrap();
+    assert_eq!(phases(&report), "time: fetch 0.4 s, fit 12.0 s");
     insta::assert_snapshot!(output::list(REPORT_COLUMNS, report_rows(&report), false));
 }
