@@ -143,10 +143,10 @@ async fn submit(
 ) -> anyhow::Result<Outcome> {
     let spec = spec.into_spec()?;
     if validate {
-        let estimate = client.validate_job(&spec).await?;
+        let validated = client.validate_job(&spec).await?;
         match output.format() {
-            Format::Json => output.json(&estimate)?,
-            _ => output.write(&format!("the spec is right; memory: {}", bytes(estimate.total_bytes)))?,
+            Format::Json => output.json(&validated)?,
+            _ => output.write(&format!("the spec is right; memory: {}", bytes(validated.estimate.total_bytes)))?,
         }
         return Ok(Outcome::Success);
     }
@@ -207,7 +207,7 @@ fn chosen(output: &Output, format: Option<Encoding>) -> Option<Encoding> {
 
 async fn coefficients(client: &Client, output: &Output, job: Uuid, format: Option<Encoding>) -> anyhow::Result<()> {
     match chosen(output, format) {
-        Some(Encoding::Csv) => output.write(&client.coefficients_csv(job).await?),
+        Some(Encoding::Csv) => Ok(client.coefficients_csv(job, &mut std::io::stdout()).await?),
         Some(Encoding::Json) => output.json(&client.coefficients(job).await?),
         None => tables::print_coefficients(output, &client.coefficients(job).await?),
     }
