@@ -21,8 +21,9 @@ async fn push_zeros(app: &TestApp, path: &str) -> String {
     let length = MEBIBYTES * MEBIBYTE;
     let head = format!("PUT {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
+    let zeros = vec![0; MEBIBYTE];
     for _ in 0..MEBIBYTES {
-        stream.write_all(&[0; MEBIBYTE]).await.unwrap();
+        stream.write_all(&zeros).await.unwrap();
     }
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();

@@ -16,6 +16,6 @@ async fn pending_migrations_are_named_until_they_are_applied(pool: PgPool) {
 #[sqlx::test]
 async fn a_database_that_lacks_one_migration_says_which(pool: PgPool) {
     sqlx::query("delete from _sqlx_migrations where version = 1").execute(&pool).await.unwrap();
-    let pending = list_pending(&mut *pool.acquire().await.unwrap()).await.unwrap();
+    let pending = list_pending(&mut pool.acquire().await.unwrap()).await.unwrap();
     assert_eq!(pending, ["0001 runs and uploads"]);
 }
