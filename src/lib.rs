@@ -17,6 +17,7 @@
 pub mod app;
 pub mod config;
 pub mod db;
+pub mod dev;
 pub mod domain;
 pub mod http;
 pub mod server;

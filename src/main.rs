@@ -5,11 +5,17 @@ use std::process::ExitCode;
 use anyhow::Context;
 use barycenter::{
     config::{Config, DatabaseConfig},
+    dev::{self, DevOptions},
     http, server, telemetry,
 };
+use barycenter_worker::WorkerOptions;
 use clap::{Parser, Subcommand};
 use tokio::{net::TcpListener, signal};
 use tokio_util::sync::CancellationToken;
+
+/// A fit takes and gives back large buffers at every step; glibc returns each of them to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Turns the checkpoints of a training run into one better model.
 #[derive(Parser)]
@@ -23,16 +29,30 @@ struct Arguments {
 enum Command {
     /// Run the server.
     Serve(Box<Config>),
+    /// Run a worker: takes jobs from a server and computes them.
+    Worker(WorkerOptions),
+    /// Run everything on this machine: a private Postgres, a file store, the server and one worker.
+    Dev(DevOptions),
     /// Apply the database migrations that are pending.
     Migrate(DatabaseConfig),
     /// Print the OpenAPI document.
     Openapi,
+    #[command(flatten)]
+    Client(barycenter_cli::Command),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments.command).await {
+    let ran = match arguments.command {
+        Command::Client(command) => return barycenter_cli::run(command).await,
+        Command::Serve(config) => serve(*config).await,
+        Command::Worker(options) => worker(options).await,
+        Command::Dev(options) => dev(options).await,
+        Command::Migrate(config) => migrate(config).await,
+        Command::Openapi => print_openapi(),
+    };
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -41,18 +61,24 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> anyhow::Result<()> {
-    match command {
-        Command::Serve(config) => serve(*config).await,
-        Command::Migrate(config) => {
-            telemetry::install_logging();
-            server::migrate(&config).await
-        }
-        Command::Openapi => {
-            println!("{}", http::document().to_pretty_json()?);
-            Ok(())
-        }
-    }
+async fn worker(options: WorkerOptions) -> anyhow::Result<()> {
+    telemetry::install_logging();
+    barycenter_worker::run(options, stopped_by_signal()).await
+}
+
+async fn dev(options: DevOptions) -> anyhow::Result<()> {
+    telemetry::install_logging();
+    dev::run(options, stopped_by_signal()).await
+}
+
+async fn migrate(config: DatabaseConfig) -> anyhow::Result<()> {
+    telemetry::install_logging();
+    server::migrate(&config).await
+}
+
+fn print_openapi() -> anyhow::Result<()> {
+    println!("{}", http::document().to_pretty_json()?);
+    Ok(())
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -60,9 +86,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let bind = config.http.bind;
     let state = server::connect(config).await?;
     let listener = TcpListener::bind(bind).await.with_context(|| format!("listening on {bind}"))?;
+    server::serve(state, listener, stopped_by_signal()).await
+}
+
+/// A token that the first signal to end cancels.
+fn stopped_by_signal() -> CancellationToken {
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));
-    server::serve(state, listener, stop).await
+    stop
 }
 
 /// Ctrl-C, or SIGTERM, with which service managers and Kubernetes end a process.
@@ -84,4 +115,16 @@ async fn stop_on_signal(stop: CancellationToken) {
     }
     tracing::info!("stopping");
     stop.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -15,7 +15,8 @@ use std::{
 use anyhow::Context as _;
 use barycenter_api::{
     Augmentation, CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobSpec, JobState, NetworkSpec as WireNetwork,
-    PushCheckpoint, PushDataset, Report, client::Client,
+    PushCheckpoint, PushDataset, Report,
+    client::{ByteCounter, Client},
 };
 use barycenter_core::{data::Dataset, network::NetworkSpec};
 use serde_json::json;
@@ -145,10 +146,7 @@ async fn average(client: &Client, run: &str) -> anyhow::Result<Job> {
 
 fn print_report(report: &Report, url: &str, job: &Job) {
     println!();
-    println!(
-        "{:<12} {:>12} {:>10} {:>12} {:>10}   95 % interval of select loss against uniform",
-        "method", "select loss", "select %", "test loss", "test %"
-    );
+    println!("{:<12} {:>12} {:>10} {:>12} {:>10}   95 % interval of select loss against uniform", "method", "select loss", "select %", "test loss", "test %");
     for row in &report.evaluations {
         let [low, high] = row.select_difference_from_uniform;
         let test = row.test.as_ref();

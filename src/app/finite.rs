@@ -91,7 +91,6 @@ fn each<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> bo
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use proptest::prelude::*;
 

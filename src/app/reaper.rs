@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{AppResult, blobs, transaction::connection};
 use crate::{db, state::AppState, storage::ObjectKey};
 
-const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_mins(1);
 /// How long a reply is kept for its idempotency key.
 const KEEP_REPLIES: TimeDelta = TimeDelta::hours(24);
 

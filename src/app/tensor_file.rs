@@ -62,18 +62,18 @@ impl Incoming {
         let mut head = BytesMut::new();
         self.fill(&mut head, 8).await?;
         let first = head.first_chunk::<8>().ok_or_else(|| invalid_file("the file is shorter than eight bytes"))?;
-        let length = header_length(*first, limits.max_header_bytes).map_err(invalid_file)?;
+        let length = header_length(*first, limits.max_header_bytes).map_err(|error| invalid_file(error.to_string()))?;
         if let Some(file) = self.content_length.filter(|file| length > file.saturating_sub(8)) {
             return Err(header_too_long(length, file));
         }
         self.fill(&mut head, 8 + length as usize).await?;
         let header = head.get(8..8 + length as usize).ok_or_else(|| header_too_long(length, head.len() as u64))?;
-        let layout = Layout::parse(header).map_err(invalid_file)?;
+        let layout = Layout::parse(header).map_err(|error| invalid_file(error.to_string()))?;
         if layout.total_bytes > limits.max_upload_bytes {
             return Err(blobs::too_large(limits.max_upload_bytes));
         }
         if let Some(file) = self.content_length {
-            layout.check_size(file).map_err(invalid_file)?;
+            layout.check_size(file).map_err(|error| invalid_file(error.to_string()))?;
         }
         if let Some(tensor) = layout.tensors.iter().find(|tensor| tensor.name.contains('\0')) {
             return Err(invalid_file(format!("tensor `{}` has a NUL character in its name", shown(&tensor.name))));
@@ -135,7 +135,7 @@ impl CheckedFile {
         let mut inspection = Inspection { scan: FiniteScan::new(&layout), seen: 0, total: layout.total_bytes };
         let inspected = body.map(move |chunk| inspection.check(chunk?));
         let stored = blobs::receive(state, upload, inspected, state.config.uploads.max_upload_bytes).await?;
-        layout.check_size(stored.size_bytes).map_err(invalid_file)?;
+        layout.check_size(stored.size_bytes).map_err(|error| invalid_file(error.to_string()))?;
         if let Some(announced) = digest_blake3.filter(|announced| *announced != stored.digest_blake3) {
             let detail = format!("announced {announced}, received {}", stored.digest_blake3);
             return Err(AppError::fault(ProblemCode::DigestDiffers, "digest_blake3", detail));
@@ -181,6 +181,6 @@ fn header_too_long(length: u64, file: u64) -> AppError {
 }
 
 /// The refusal of a file that is not what its format says.
-pub fn invalid_file(detail: impl ToString) -> AppError {
-    AppError::refused(ProblemCode::InvalidFile, detail.to_string())
+pub fn invalid_file(detail: impl Into<String>) -> AppError {
+    AppError::refused(ProblemCode::InvalidFile, detail)
 }

@@ -4,7 +4,7 @@
 #[derive(Clone, clap::Args)]
 pub struct DatabaseConfig {
     /// Connection URL of the Postgres database.
-    #[arg(long = "database-url", env = "DATABASE_URL", hide_env_values = true)]
+    #[arg(id = "database_url", long = "database-url", env = "DATABASE_URL", hide_env_values = true)]
     pub url: String,
     /// Connections that this process may hold open.
     #[arg(long = "database-pool-size", env = "BARYCENTER_DATABASE_POOL_SIZE", default_value_t = 16)]

@@ -9,6 +9,6 @@ pub struct StorageConfig {
     ///
     /// S3 takes its credentials, region and endpoint from the usual `AWS_*` variables
     /// (`AWS_ENDPOINT`, `AWS_ALLOW_HTTP=true` for a store without TLS).
-    #[arg(long = "storage-url", env = "BARYCENTER_STORAGE_URL")]
+    #[arg(id = "storage_url", long = "storage-url", env = "BARYCENTER_STORAGE_URL")]
     pub url: Url,
 }

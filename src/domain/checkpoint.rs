@@ -108,7 +108,6 @@ fn invalid(field: &str, detail: String) -> InvalidReport {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

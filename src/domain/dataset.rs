@@ -99,7 +99,6 @@ fn parse_number(field: &'static str, text: &str) -> Result<f64, InvalidNormalisa
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

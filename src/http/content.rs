@@ -1,6 +1,6 @@
 //! Files on their way out: strong `ETag`, `If-None-Match`, single ranges with `If-Range` (RFC 9110).
 
-use std::ops::{Bound, Range};
+use std::ops::Range;
 
 use axum::{
     body::Body,
@@ -84,30 +84,36 @@ impl IntoResponse for Unsatisfiable {
 /// The single range that is asked for. Several ranges, malformed ones, and those whose `If-Range` names another file are
 /// ignored, as the RFC allows: the answer is the whole file.
 fn requested_range(request: &HeaderMap, etag: &ETag, size: u64) -> Result<Option<Range<u64>>, Unsatisfiable> {
-    let Some(asked) = request.typed_get::<headers::Range>() else {
+    let Some(asked) = request.get(header::RANGE).and_then(|value| parse_range(value.to_str().ok()?)) else {
         return Ok(None);
     };
     if request.typed_get::<IfRange>().is_some_and(|condition| condition.is_modified(Some(etag), None)) {
         return Ok(None);
     }
-    let is_several = request.get(header::RANGE).is_some_and(|value| value.as_bytes().contains(&b','));
-    if is_several {
-        return Ok(None);
-    }
-    let range = asked.satisfiable_ranges(size).next().and_then(|bounds| inside(bounds, size));
-    range.map(Some).ok_or(Unsatisfiable { size })
+    let range = match asked {
+        AskedRange::From { first, last } => first..last.saturating_add(1).min(size),
+        AskedRange::Last(count) => size.saturating_sub(count)..size,
+    };
+    if range.start < range.end { Ok(Some(range)) } else { Err(Unsatisfiable { size }) }
 }
 
-fn inside((first, last): (Bound<u64>, Bound<u64>), size: u64) -> Option<Range<u64>> {
-    let start = match first {
-        Bound::Included(start) => start,
-        Bound::Excluded(before) => before + 1,
-        Bound::Unbounded => 0,
-    };
-    let end = match last {
-        Bound::Included(last) => last.saturating_add(1).min(size),
-        Bound::Excluded(end) => end.min(size),
-        Bound::Unbounded => size,
-    };
-    (start < end).then_some(start..end)
+/// A range as RFC 9110, section 14.1.2, writes it. (`headers` takes a suffix that is longer than the file for unsatisfiable.)
+enum AskedRange {
+    /// `first-last` or, with the highest `last` there is, `first-`.
+    From { first: u64, last: u64 },
+    /// `-count`.
+    Last(u64),
+}
+
+fn parse_range(text: &str) -> Option<AskedRange> {
+    let (first, last) = text.strip_prefix("bytes=")?.trim().split_once('-')?;
+    let number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+    match (first, last) {
+        ("", count) => Some(AskedRange::Last(number(count)?)),
+        (first, "") => Some(AskedRange::From { first: number(first)?, last: u64::MAX }),
+        (first, last) => {
+            let (first, last) = (number(first)?, number(last)?);
+            (first <= last).then_some(AskedRange::From { first, last })
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Extractors that refuse unknown fields and answer with problems.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
@@ -7,7 +9,7 @@ use axum::{
 };
 use barycenter_api::ListQuery;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, stream};
 use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -20,6 +22,8 @@ use crate::{
 
 /// Largest JSON body that is read.
 pub const MAX_JSON_BYTES: usize = 64 << 20;
+/// Longest time between two chunks of an upload.
+const MAX_SILENCE: Duration = Duration::from_mins(1);
 const MAX_KEY_BYTES: usize = 255;
 const DEFAULT_PAGE_SIZE: u32 = 100;
 const MAX_PAGE_SIZE: u32 = 1000;
@@ -65,7 +69,7 @@ async fn read_all(body: Body) -> AppResult<Bytes> {
         if too_long {
             crate::app::blobs::too_large(MAX_JSON_BYTES as u64)
         } else {
-            AppError::refused(ProblemCode::BodyInterrupted, "the body ended before it was complete")
+            interrupted("the body ended before it was complete")
         }
     })
 }
@@ -151,12 +155,27 @@ impl<S: Sync> FromRequest<S> for Upload {
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let length = request.headers().get(header::CONTENT_LENGTH);
         let content_length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = LingeringBody::new(request.into_body().into_data_stream()).map_err(|error| {
-            tracing::debug!(%error, "an upload broke off");
-            AppError::refused(ProblemCode::BodyInterrupted, "the body ended before it was complete")
-        });
-        Ok(Self { body: body.boxed(), content_length })
+        let body = LingeringBody::new(request.into_body().into_data_stream());
+        Ok(Self { body: stream::unfold(Some(body), next_chunk).boxed(), content_length })
     }
+}
+
+/// The next bytes of a body; a client that falls silent must not hold an upload open for ever.
+async fn next_chunk(body: Option<LingeringBody>) -> Option<(AppResult<Bytes>, Option<LingeringBody>)> {
+    let mut body = body?;
+    match tokio::time::timeout(MAX_SILENCE, body.next()).await {
+        Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(body))),
+        Ok(Some(Err(error))) => {
+            tracing::debug!(%error, "an upload broke off");
+            Some((Err(interrupted("the body ended before it was complete")), None))
+        }
+        Ok(None) => None,
+        Err(_) => Some((Err(interrupted(&format!("no byte came for {} seconds", MAX_SILENCE.as_secs()))), None)),
+    }
+}
+
+fn interrupted(detail: &str) -> AppError {
+    AppError::refused(ProblemCode::BodyInterrupted, detail)
 }
 
 /// Checks and converts the paging parameters.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
@@ -24,7 +24,7 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// Puts everything around a router that holds for every path. The last layer is the outermost.
-pub(super) fn wrap(router: Router, clock: std::sync::Arc<dyn Clock>) -> Router {
+pub fn wrap(router: Router, clock: std::sync::Arc<dyn Clock>) -> Router {
     router
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(from_fn(problem::complete))
@@ -83,8 +83,9 @@ fn span(request: &Request) -> tracing::Span {
 }
 
 async fn measure(request: Request, next: Next) -> Response {
-    let method = request.method().to_string();
-    // The route, not the path: ids in labels would make a series for each.
+    // Neither free methods nor paths with their ids: each would make a series of its own.
+    let is_known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE].contains(request.method());
+    let method = if is_known { request.method().to_string() } else { "other".to_owned() };
     let route = request.extensions().get::<MatchedPath>().map_or("none".to_owned(), |path| path.as_str().to_owned());
     let started = Instant::now();
     let response = next.run(request).await;

@@ -15,6 +15,7 @@ mod v1;
 use axum::Router;
 use utoipa_axum::router::OpenApiRouter;
 
+pub use middleware::wrap;
 pub use openapi::document;
 
 use crate::state::AppState;
@@ -27,7 +28,7 @@ pub fn router(state: AppState) -> Router {
     let open = Router::new().merge(health::router()).merge(openapi::router());
     let router = v1.merge(open).fallback(fallback::route_not_found);
     let router = router.method_not_allowed_fallback(fallback::method_not_allowed).with_state(state);
-    middleware::wrap(router, clock)
+    wrap(router, clock)
 }
 
 /// A router that knows its own OpenAPI description.

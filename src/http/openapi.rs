@@ -2,7 +2,8 @@
 
 use axum::{Json, Router, routing::get};
 use utoipa::openapi::{
-    Components, Content, InfoBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder,
+    Components, Content, InfoBuilder, KnownFormat, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder,
+    SchemaFormat, Type,
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa::{PartialSchema, ToSchema};
@@ -10,6 +11,9 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::v1;
 use crate::state::AppState;
+
+/// Media type of every file.
+const FILE: &str = "application/octet-stream";
 
 /// The OpenAPI document, made from the handlers and the wire types.
 pub fn document() -> OpenApi {
@@ -23,6 +27,7 @@ pub fn document() -> OpenApi {
         ))
         .build();
     add_problems(&mut document);
+    describe_files(&mut document);
     add_token(&mut document);
     document
 }
@@ -43,6 +48,31 @@ fn add_problems(document: &mut OpenApi) {
         let methods = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch, &mut path.head];
         for operation in methods.into_iter().flatten() {
             operation.responses.responses.insert("default".into(), problem.clone());
+        }
+    }
+}
+
+/// A file is bytes: the derived schema of `Vec<u8>` would be an array of numbers.
+fn describe_files(document: &mut OpenApi) {
+    let bytes = || {
+        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).into()
+    };
+    for path in document.paths.paths.values_mut() {
+        for operation in [&mut path.get, &mut path.put, &mut path.post].into_iter().flatten() {
+            let sent = operation.request_body.iter_mut().filter_map(|body| match body {
+                RefOr::T(body) => body.content.get_mut(FILE),
+                RefOr::Ref(_) => None,
+            });
+            let received = operation.responses.responses.values_mut().filter_map(|response| match response {
+                RefOr::T(response) => response.content.get_mut(FILE),
+                RefOr::Ref(_) => None,
+            });
+            for content in sent.chain(received) {
+                if let RefOr::T(content) = content {
+                    content.schema = Some(bytes());
+                }
+            }
         }
     }
 }

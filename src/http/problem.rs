@@ -124,6 +124,7 @@ fn chain(error: &AppError) -> String {
 }
 
 /// The response to a panic: a problem like any other; the panic itself goes to the log with its place.
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over by value")]
 pub(super) fn from_panic(panic: Box<dyn std::any::Any + Send>) -> Response {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into());

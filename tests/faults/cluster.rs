@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use barycenter_api::{CoefficientTable, Job, client::Client};
+use barycenter_api::{CoefficientTable, Job, ListQuery, client::Client};
 use sqlx::{ConnectOptions as _, PgPool};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -70,9 +70,8 @@ impl Cluster {
             ("BARYCENTER_DATABASE_POOL_SIZE", "5".to_owned()),
         ];
         let server = Process::start(&["serve"], &environment);
-        let url = format!("http://{}/readyz", self.address);
         self.until("the server is ready", async || {
-            matches!(reqwest::get(&url).await, Ok(answer) if answer.status().is_success()).then_some(())
+            self.client.list_runs(&ListQuery::default()).await.ok().map(drop)
         })
         .await;
         server

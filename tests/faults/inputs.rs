@@ -2,7 +2,9 @@
 
 use std::{fs::File, io::BufWriter, path::Path};
 
-use barycenter_api::{CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobSpec, PushCheckpoint, PushDataset};
+use barycenter_api::{
+    CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobSpec, PushCheckpoint, PushDataset, client::ByteCounter,
+};
 use barycenter_core::{
     checkpoint::{Dtype, TensorSpec, Writer},
     data::Draws,

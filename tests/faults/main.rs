@@ -4,7 +4,7 @@
 mod cluster;
 mod inputs;
 
-use barycenter_api::{AttemptState, HistoryQuery, JobState, PushCheckpoint};
+use barycenter_api::{AttemptState, HistoryQuery, JobState, PushCheckpoint, client::ByteCounter};
 use cluster::Cluster;
 use sqlx::PgPool;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};

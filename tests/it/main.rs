@@ -2,9 +2,20 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod artifacts;
+mod candidate_sets;
+mod content;
+mod datasets;
+mod early_refusal;
 mod harness;
 mod history;
+mod idempotency;
+mod interrupted;
 mod jobs;
 mod leases;
+mod migrations;
+mod openapi;
 mod problems;
+mod refused_uploads;
+mod runs;
 mod scene;
+mod stores;

@@ -45,14 +45,31 @@ pub fn code(outcome: anyhow::Result<Outcome>) -> ExitCode {
         // `barycenter run list | head`: the reader has had enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told(&error));
             ExitCode::from(number(&error))
         }
     }
 }
 
+/// The error and its causes, apart from those that the text before them tells already.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    let kind = match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Io { source, .. }) => Some(source.kind()),
+        _ => error.downcast_ref::<io::Error>().map(io::Error::kind),
+    };
+    kind == Some(io::ErrorKind::BrokenPipe)
 }
 
 fn number(error: &anyhow::Error) -> u8 {
@@ -82,6 +99,13 @@ mod tests {
         );
         let problem = serde_json::from_str(&text).unwrap();
         ClientError::Problem { problem: Box::new(problem), retry_after: None }.into()
+    }
+
+    #[test]
+    fn nothing_is_told_twice() {
+        let absent = ClientError::io("a/b", io::ErrorKind::NotFound.into());
+        let error = Err::<(), _>(absent).context("while pushing").unwrap_err();
+        assert_eq!(told(&error), "while pushing: a/b: entity not found");
     }
 
     #[test]

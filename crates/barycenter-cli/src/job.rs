@@ -207,7 +207,7 @@ fn chosen(output: &Output, format: Option<Encoding>) -> Option<Encoding> {
 
 async fn coefficients(client: &Client, output: &Output, job: Uuid, format: Option<Encoding>) -> anyhow::Result<()> {
     match chosen(output, format) {
-        Some(Encoding::Csv) => output.write(&client.coefficients_csv(job).await?),
+        Some(Encoding::Csv) => Ok(client.coefficients_csv(job, &mut std::io::stdout()).await?),
         Some(Encoding::Json) => output.json(&client.coefficients(job).await?),
         None => tables::print_coefficients(output, &client.coefficients(job).await?),
     }

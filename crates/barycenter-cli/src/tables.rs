@@ -49,7 +49,7 @@ pub fn print_coefficients(output: &Output, table: &CoefficientTable) -> anyhow::
     output.table(&columns, rows)
 }
 
-/// Prints a job's history, page by page.
+/// Prints a job's history.
 pub async fn print_history(
     client: &Client,
     output: &Output,
@@ -58,7 +58,7 @@ pub async fn print_history(
 ) -> anyhow::Result<()> {
     let mut query = HistoryQuery { coefficients: encoding.is_none().then_some(false), ..HistoryQuery::default() };
     if encoding == Some(Encoding::Csv) {
-        return print_history_csv(client, output, job, query).await;
+        return Ok(client.history_csv(job, &query, &mut std::io::stdout()).await?);
     }
     let mut whole = client.history(job, &query).await?;
     while let Some(after) = whole.next_after_step {
@@ -85,61 +85,6 @@ fn snapshot_row(snapshot: &HistorySnapshot) -> Vec<String> {
         loss(snapshot.select_loss),
     ]
 }
-
-/// One line for each snapshot, candidate and block; numbers as they are, to the last bit.
-async fn print_history_csv(client: &Client, output: &Output, job: Uuid, mut query: HistoryQuery) -> anyhow::Result<()> {
-    let mut headings = true;
-    loop {
-        let page = client.history(job, &query).await?;
-        let text = csv_page(&page, headings)?;
-        if !text.is_empty() {
-            output.write(&text)?;
-        }
-        headings = false;
-        query.after_step = page.next_after_step;
-        if query.after_step.is_none() {
-            return Ok(());
-        }
-    }
-}
-
-fn csv_page(page: &barycenter_api::History, headings: bool) -> anyhow::Result<String> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    if headings {
-        writer.write_record(CSV_COLUMNS)?;
-    }
-    for snapshot in &page.snapshots {
-        let number = |value: Option<f64>| value.map(|v| v.to_string()).unwrap_or_default();
-        for (candidate, row) in page.candidates.iter().zip(snapshot.coefficients.iter().flatten()) {
-            for (block, value) in page.blocks.iter().zip(row) {
-                writer.write_record([
-                    snapshot.step.to_string(),
-                    snapshot.epoch.to_string(),
-                    snapshot.learning_rate.to_string(),
-                    number(snapshot.fit_loss),
-                    number(snapshot.select_loss),
-                    candidate.checkpoint_id.to_string(),
-                    candidate.step.to_string(),
-                    block.clone(),
-                    value.to_string(),
-                ])?;
-            }
-        }
-    }
-    Ok(String::from_utf8(writer.into_inner()?)?)
-}
-
-const CSV_COLUMNS: [&str; 9] = [
-    "step",
-    "epoch",
-    "learning_rate",
-    "fit_loss",
-    "select_loss",
-    "checkpoint_id",
-    "checkpoint_step",
-    "block",
-    "coefficient",
-];
 
 #[cfg(test)]
 mod tests;

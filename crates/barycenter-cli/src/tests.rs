@@ -1,1 +1,113 @@
+use clap::{CommandFactory, Parser, error::ErrorKind};
 
+use super::*;
+use crate::shown::Shown;
+
+#[derive(Debug, Parser)]
+#[command(name = "barycenter")]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn parse(line: &str) -> Result<Command, clap::Error> {
+    Line::try_parse_from(line.split_whitespace()).map(|line| line.command)
+}
+
+fn refused(line: &str) -> String {
+    let error = parse(line).unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{line}");
+    error.to_string()
+}
+
+const ID: &str = "0190f3a8-0000-7000-8000-000000000001";
+
+#[test]
+fn the_commands_are_well_formed() {
+    Line::command().debug_assert();
+}
+
+#[test]
+fn every_documented_line_is_understood() {
+    for line in [
+        "run create resnet --description text --metadata {\"a\":1}",
+        "run list -o json --limit 5",
+        "run show resnet --server http://host:1",
+        "checkpoint push a-1 a-2 --run r --tag x --tag y",
+        "checkpoint push a --run r --step 3 --epoch 0.5 --metric val_loss=0.5 --metric acc=1",
+        "checkpoint list --run r -o id",
+        "dataset push validation file --scale 1/255 --mean 0.5 --std 0.2,0.2,0.2",
+        "set create --run r --last 16 --name n",
+        "set create --run r --best 4 --metric val_loss --min",
+        "set create --run r --steps 0:100:2",
+        &format!("set create --run r {ID} {ID}"),
+        &format!("set show {ID}"),
+        "set list --run r",
+        "job submit -f spec.yaml --set method.bits=8 --wait",
+        &format!("job submit --set-id {ID} --network mlp:features=2x2 --fit v --validate"),
+        "job list --state running --run r",
+        &format!("job show {ID}"),
+        &format!("job watch {ID} --quiet"),
+        &format!("job cancel {ID}"),
+        &format!("job coefficients {ID} --format csv"),
+        &format!("job history {ID} --format json"),
+        &format!("artifact pull {ID} --out m --force"),
+        &format!("artifact manifest {ID}"),
+        "average a b c --out m --weights 0.2,-0.3,1.1",
+    ] {
+        parse(&format!("barycenter {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn wrong_usage_is_refused_by_name() {
+    insta::assert_snapshot!(refused("barycenter set create --run r"));
+    insta::assert_snapshot!(refused("barycenter set create --run r --last 2 --steps 1:2"));
+    assert!(refused("barycenter set create --run r --best 4").contains("--metric"));
+    assert!(refused("barycenter set create --run r --steps 5").contains("FROM:TO"));
+    assert!(refused("barycenter checkpoint push a --run r --metric loss").contains("NAME=VALUE"));
+    assert!(refused("barycenter job show nonsense").contains("nonsense"));
+    assert!(refused("barycenter average a --out m").contains("FILE"));
+    assert!(refused("barycenter run create r --metadata 1").contains("JSON object"));
+}
+
+#[test]
+fn the_token_is_no_argument() {
+    assert!(refused("barycenter run list --token secret").contains("--token"));
+}
+
+#[test]
+fn the_exit_codes_are_in_the_help() {
+    let help = Line::try_parse_from(["barycenter", "job", "--help"]).unwrap_err();
+    assert_eq!(help.kind(), ErrorKind::DisplayHelp);
+    assert!(help.to_string().contains("3  the job was cancelled"));
+}
+
+#[test]
+fn lists_are_bare_columns_away_from_a_terminal() {
+    let checkpoint: barycenter_api::Checkpoint = serde_json::from_value(serde_json::json!({
+        "checkpoint_id": ID, "run_id": ID, "step": 1200, "epoch": 1.5, "metrics": {"acc": 0.9, "val_loss": 0.53},
+        "tags": ["warm", "a100"], "size_bytes": 1_114_112, "digest_blake3": "00", "layout_blake3": "00",
+        "tensor_count": 3, "created_at": "2026-01-02T03:04:05.678Z"
+    }))
+    .unwrap();
+    insta::assert_snapshot!(output::list(barycenter_api::Checkpoint::COLUMNS, [checkpoint.row()], false));
+    insta::assert_snapshot!(output::list(barycenter_api::Checkpoint::COLUMNS, [checkpoint.row()], true));
+}
+
+#[test]
+fn a_failed_job_tells_why() {
+    let spec = serde_json::json!({"candidate_set_id": ID, "network": {"kind": "mlp", "features": [2, 2]},
+        "data": {"fit": "validation"}});
+    let error = serde_json::json!({"code": "corrupt_file", "message": "checkpoint of step 3: truncated"});
+    let job: barycenter_api::Job = serde_json::from_value(serde_json::json!({
+        "job_id": ID, "run_id": ID, "state": "failed", "cancel_requested": false, "spec": spec,
+        "estimate": {"projection_bytes": 1, "vector_bytes": 1, "activation_bytes": 1, "dataset_bytes": 1, "total_bytes": 4096},
+        "progress": null, "attempts": [{"attempt": 1, "worker": "w", "state": "failed", "error": error,
+            "started_at": "2026-01-02T03:04:05Z", "finished_at": null}],
+        "error": error, "report": null, "artifact_id": null, "created_at": "2026-01-02T03:04:05Z",
+        "started_at": null, "finished_at": "2026-01-02T03:05:00Z"
+    }))
+    .unwrap();
+    insta::assert_snapshot!(output::details(&job.details(), false));
+}

@@ -87,8 +87,14 @@ impl Attempt<'_> {
     async fn fetch(&self) -> Result<Inputs, Failure> {
         let lease = &self.lease;
         let total = (lease.datasets.len() + lease.candidates.len()) as u64;
-        let datasets = lease.datasets.iter().map(|d| (format!("/v1/datasets/{}/content", d.dataset_id), d.size_bytes, &d.digest_blake3));
-        let candidates = lease.candidates.iter().map(|c| (format!("/v1/checkpoints/{}/content", c.checkpoint_id), c.size_bytes, &c.digest_blake3));
+        let datasets = lease
+            .datasets
+            .iter()
+            .map(|d| (format!("/v1/datasets/{}/content", d.dataset_id), d.size_bytes, &d.digest_blake3));
+        let candidates = lease
+            .candidates
+            .iter()
+            .map(|c| (format!("/v1/checkpoints/{}/content", c.checkpoint_id), c.size_bytes, &c.digest_blake3));
         let mut paths = Vec::with_capacity(lease.datasets.len() + lease.candidates.len());
         for (url_path, size_bytes, digest) in datasets.chain(candidates) {
             self.journal.report(Phase::Fetch, paths.len() as u64, total).map_err(Failure::from)?;
@@ -110,7 +116,9 @@ impl Attempt<'_> {
         });
         match device.await {
             Ok(result) => result.map_err(Failure::from),
-            Err(panic) => Err(Failure { code: "compute", message: format!("the device thread died: {panic}"), retry: true }),
+            Err(panic) => {
+                Err(Failure { code: "compute", message: format!("the device thread died: {panic}"), retry: true })
+            }
         }
     }
 
@@ -121,7 +129,8 @@ impl Attempt<'_> {
         let upload = || self.client.upload_artifact(lease_id, artifact.path(), &uncounted);
         let stored = upload.retry(patience()).when(ClientError::is_transient).await.map_err(Failure::from)?;
         if stored.digest_blake3 != product.written.digest_blake3 {
-            let message = format!("the server received {}, not {}", stored.digest_blake3, product.written.digest_blake3);
+            let message =
+                format!("the server received {}, not {}", stored.digest_blake3, product.written.digest_blake3);
             return Err(Failure { code: "io", message, retry: true });
         }
         // The last snapshots are stored before the job is seen to end.

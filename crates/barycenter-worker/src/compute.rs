@@ -70,8 +70,7 @@ pub(crate) fn run(
     let data = datasets.parts(lease)?;
     let (fit_samples, select_samples) = (data.fit.indices.len() as u64, data.select.indices.len() as u64);
     let mut reporter = Reporter(journal);
-    let averaging =
-        Averaging::new(network, &candidates, &names, data, convert::options(spec), &mut reporter)?;
+    let averaging = Averaging::new(network, &candidates, &names, data, convert::options(spec), &mut reporter)?;
     journal.name_blocks(averaging.blocks().names());
 
     let (projection, projection_cached) = cached_projection(lease, cache, &averaging, journal)?;

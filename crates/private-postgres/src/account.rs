@@ -73,7 +73,9 @@ impl Account {
             )
         })?;
         let name = folder.to_string_lossy().trim_start_matches('/').replace('/', "-");
-        Ok(parent.join(name))
+        let elsewhere = parent.join(name);
+        follow(folder, &elsewhere)?;
+        Ok(elsewhere)
     }
 
     /// The first existing folder above `folder` that this account may not pass through.
@@ -110,6 +112,19 @@ impl Account {
     }
 }
 
+/// Ties a cluster that lies elsewhere to the folder that was asked for: where someone has removed that folder, the cluster
+/// goes as well, as it would have gone with it.
+fn follow(folder: &Path, elsewhere: &Path) -> Result<()> {
+    if !folder.exists() && elsewhere.exists() {
+        drop(crate::lock(elsewhere)?);
+        fs::remove_dir_all(elsewhere).with_context(|| format!("cannot remove {}", elsewhere.display()))?;
+    }
+    let note = folder.join("README");
+    let text = format!("The database lies in {}.\n", elsewhere.display());
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&note, text));
+    written.with_context(|| format!("cannot make {}", note.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +140,19 @@ mod tests {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let error = stranger().reachable(&folder.path().join("a/b")).unwrap_err();
         assert!(error.to_string().contains(&format!("may not enter {};", folder.path().display())), "{error}");
+    }
+
+    #[test]
+    fn a_cluster_that_lies_elsewhere_goes_with_the_folder_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (asked, elsewhere) = (folder.path().join("asked"), folder.path().join("elsewhere"));
+        fs::create_dir(&elsewhere).unwrap();
+        fs::write(elsewhere.join("old"), "").unwrap();
+        follow(&asked, &elsewhere).unwrap();
+        assert!(!elsewhere.exists(), "nothing was asked for yet, so this is another folder's leftover");
+        fs::create_dir(&elsewhere).unwrap();
+        follow(&asked, &elsewhere).unwrap();
+        assert!(elsewhere.exists() && asked.join("README").exists());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A server in process: router, own database, store in memory, a clock that stands still.
 
+pub mod files;
 mod response;
 
 use std::{sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use barycenter::{
     storage::Store,
     telemetry,
 };
+use barycenter_api::{Checkpoint, Run};
 use sqlx::PgPool;
 use tower::ServiceExt;
 
@@ -73,6 +75,16 @@ impl TestApp {
         self.send(Request::put(path).body(bytes.into()).unwrap()).await
     }
 
+    /// Opens a run of this name.
+    pub async fn create_run(&self, name: &str) -> Run {
+        self.post("/v1/runs", serde_json::json!({ "name": name })).await.json(201)
+    }
+
+    /// Pushes a sound checkpoint; `query` may be empty or begin with `?`.
+    pub async fn push(&self, run: &str, step: i64, query: &str, bytes: Vec<u8>) -> Checkpoint {
+        self.put(&format!("/v1/runs/{run}/checkpoints/{step}{query}"), bytes).await.json(201)
+    }
+
     /// Moves the clock on and removes what unfinished uploads left behind; returns how many there were.
     pub async fn reap_after(&self, time: Duration) -> usize {
         self.clock.advance(time);
@@ -94,6 +106,14 @@ impl TestApp {
         owned.sort();
         assert_eq!(objects, owned, "objects in the store and blobs in the database");
         assert_eq!(self.count("uploads").await, 0, "uploads left behind");
+    }
+
+    /// Fails where a refused upload left anything: a row or an object.
+    pub async fn assert_nothing_stored(&self) {
+        for table in ["checkpoints", "datasets", "blobs", "layouts"] {
+            assert_eq!(self.count(table).await, 0, "rows of {table}");
+        }
+        self.assert_no_orphans().await;
     }
 }
 

@@ -35,12 +35,12 @@ pub enum ClientError {
         retry_after: Option<Duration>,
     },
     /// No answer came.
-    #[error("{} ({})", unreachable(.url, .source), chain(.source))]
+    #[error("{} ({})", unreachable(.url, .cause), chain(.cause))]
     Transport {
         /// What was asked for.
         url: String,
-        /// What the HTTP library said.
-        source: reqwest::Error,
+        /// What the HTTP library said; part of the message, so no source of its own.
+        cause: reqwest::Error,
     },
     /// The server sent nothing for longer than a healthy connection ever pauses.
     #[error("{url}: no byte came for {seconds} seconds")]
@@ -51,12 +51,12 @@ pub enum ClientError {
         seconds: u64,
     },
     /// The answer is not what this client knows.
-    #[error("{url}: the answer could not be read ({source}); is the server of another version?")]
+    #[error("{url}: the answer could not be read ({cause}); is the server of another version?")]
     Decode {
         /// What was asked for.
         url: String,
         /// What is wrong with it.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// The answer breaks the rules of HTTP.
     #[error("{url}: {detail}")]
@@ -96,7 +96,7 @@ impl ClientError {
     }
 
     pub(super) fn transport(url: &reqwest::Url, source: reqwest::Error) -> Self {
-        Self::Transport { url: url.to_string(), source: source.without_url() }
+        Self::Transport { url: url.to_string(), cause: source.without_url() }
     }
 
     /// The status, where an answer came.
@@ -127,7 +127,7 @@ impl ClientError {
     /// Whether the request was not carried out, for certain, and may be sent again as it is.
     pub fn was_not_carried_out(&self) -> bool {
         match self {
-            Self::Transport { source, .. } => source.is_connect(),
+            Self::Transport { cause, .. } => cause.is_connect(),
             _ => matches!(self.status(), Some(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)),
         }
     }

@@ -1,6 +1,6 @@
 //! One exchange with the server: send, retry, read the answer or the problem.
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header::RETRY_AFTER};
@@ -63,7 +63,7 @@ impl Client {
 
     /// Sends `make()`'s request, again where `repeat` allows, and returns a successful answer.
     pub(super) async fn send(&self, url: &Url, repeat: Repeat, make: impl Fn() -> RequestBuilder) -> Result<Response> {
-        (async || accepted(url, make().timeout(ANSWER_TIMEOUT).send().await).await)
+        (async || accepted(url, in_time(url, ANSWER_TIMEOUT, make().send()).await?).await)
             .retry(self.backoff())
             .when(|error| may_repeat(error, repeat))
             .adjust(pause)
@@ -76,9 +76,20 @@ impl Client {
         decode(url, answer).await
     }
 
-    pub(super) async fn fetch_text(&self, url: &Url, query: &impl Serialize) -> Result<String> {
-        let answer = self.send(url, Repeat::Harmless, || self.request(Method::GET, url).query(query)).await?;
-        answer.text().await.map_err(|e| ClientError::transport(url, e))
+    /// A text of any length, chunk by chunk.
+    pub(super) async fn fetch_text(
+        &self,
+        url: &Url,
+        query: &impl Serialize,
+        into: &mut (dyn Write + Send),
+    ) -> Result<()> {
+        let make = || self.request(Method::GET, url).query(query);
+        let mut answer = self.send(url, Repeat::Harmless, make).await?;
+        loop {
+            let chunk = in_time(url, ANSWER_TIMEOUT, answer.chunk()).await?;
+            let Some(chunk) = chunk.map_err(|e| ClientError::transport(url, e))? else { return Ok(()) };
+            into.write_all(&chunk).map_err(|e| ClientError::io("output", e))?;
+        }
     }
 
     /// A creating POST: the key lets the server recognise a repetition, so repeating is harmless.
@@ -100,6 +111,12 @@ fn idempotency_key() -> String {
     Uuid::now_v7().to_string()
 }
 
+/// What the server sends next, unless it stays silent for longer than `patience`.
+pub(super) async fn in_time<T>(url: &Url, patience: Duration, next: impl Future<Output = T>) -> Result<T> {
+    let silent = |_| ClientError::Stalled { url: url.to_string(), seconds: patience.as_secs() };
+    tokio::time::timeout(patience, next).await.map_err(silent)
+}
+
 /// The answer where it is a success, else what it says.
 pub(super) async fn accepted(url: &Url, answer: reqwest::Result<Response>) -> Result<Response> {
     let answer = answer.map_err(|e| ClientError::transport(url, e))?;
@@ -116,8 +133,8 @@ pub(super) async fn accepted(url: &Url, answer: reqwest::Result<Response>) -> Re
 }
 
 pub(super) async fn decode<T: DeserializeOwned>(url: &Url, answer: Response) -> Result<T> {
-    let bytes = answer.bytes().await.map_err(|e| ClientError::transport(url, e))?;
-    serde_json::from_slice(&bytes).map_err(|source| ClientError::Decode { url: url.to_string(), source })
+    let bytes = in_time(url, ANSWER_TIMEOUT, answer.bytes()).await?.map_err(|e| ClientError::transport(url, e))?;
+    serde_json::from_slice(&bytes).map_err(|cause| ClientError::Decode { url: url.to_string(), cause })
 }
 
 /// `None` where the answer is 204.

@@ -15,7 +15,7 @@ impl Client {
         self.create(&self.url(&["jobs"]), spec).await
     }
 
-    /// Checks a spec and returns it with every default and the memory it would take; nothing is queued.
+    /// Checks a spec, fills in its defaults and estimates the memory it would take; nothing is queued.
     pub async fn validate_job(&self, spec: &JobSpec) -> Result<ValidatedJob> {
         let url = self.url(&["jobs"]);
         let query = SubmitQuery { validate_only: Some(true) };
@@ -49,10 +49,15 @@ impl Client {
         self.fetch(&self.url(&["jobs", &job_id.to_string(), "history"]), &query).await
     }
 
-    /// A part of a job's history as CSV; its `format` is not looked at.
-    pub async fn history_csv(&self, job_id: Uuid, query: &HistoryQuery) -> Result<String> {
+    /// Writes a job's history as CSV, whole unless `limit` says otherwise; the query's `format` is not looked at.
+    pub async fn history_csv(
+        &self,
+        job_id: Uuid,
+        query: &HistoryQuery,
+        into: &mut (dyn std::io::Write + Send),
+    ) -> Result<()> {
         let query = HistoryQuery { format: Some(TableFormat::Csv), ..query.clone() };
-        self.fetch_text(&self.url(&["jobs", &job_id.to_string(), "history"]), &query).await
+        self.fetch_text(&self.url(&["jobs", &job_id.to_string(), "history"]), &query, into).await
     }
 
     /// The coefficients that a job found.
@@ -61,9 +66,9 @@ impl Client {
         self.fetch(&self.url(&["jobs", &job_id.to_string(), "coefficients"]), &query).await
     }
 
-    /// The coefficients that a job found, as CSV.
-    pub async fn coefficients_csv(&self, job_id: Uuid) -> Result<String> {
+    /// Writes the coefficients that a job found as CSV.
+    pub async fn coefficients_csv(&self, job_id: Uuid, into: &mut (dyn std::io::Write + Send)) -> Result<()> {
         let query = TableQuery { format: Some(TableFormat::Csv) };
-        self.fetch_text(&self.url(&["jobs", &job_id.to_string(), "coefficients"]), &query).await
+        self.fetch_text(&self.url(&["jobs", &job_id.to_string(), "coefficients"]), &query, into).await
     }
 }

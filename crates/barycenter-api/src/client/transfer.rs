@@ -23,7 +23,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     Client, ClientError, Result,
-    exchange::{Repeat, accepted, decode, may_repeat, note_retry, pause},
+    exchange::{Repeat, accepted, decode, in_time, may_repeat, note_retry, pause},
 };
 
 /// A read of a file on its way up.
@@ -106,7 +106,7 @@ impl Client {
             if have > 0 {
                 request = request.header(RANGE, format!("bytes={have}-"));
             }
-            let answer = in_time(url, request.send()).await?;
+            let answer = in_time(url, STALL, request.send()).await?;
             let answer = accepted(url, answer).await?;
             have = first_byte(url, &answer, have)?;
             cut(&mut file, have).await.map_err(|e| ClientError::io(part, e))?;
@@ -161,12 +161,6 @@ fn counted(file: File, sent: ByteCounter) -> Body {
     }))
 }
 
-/// What the server sends next, unless it falls silent.
-async fn in_time<T>(url: &Url, next: impl Future<Output = T>) -> Result<T> {
-    let silent = |_| ClientError::Stalled { url: url.to_string(), seconds: STALL.as_secs() };
-    tokio::time::timeout(STALL, next).await.map_err(silent)
-}
-
 /// Where in the file the answer's first byte belongs: a server may ignore the range and send everything.
 fn first_byte(url: &Url, answer: &Response, asked: u64) -> Result<u64> {
     if asked == 0 || answer.status() != StatusCode::PARTIAL_CONTENT {
@@ -198,7 +192,7 @@ async fn write_all(
     received: &ByteCounter,
 ) -> Result<u64> {
     loop {
-        let chunk = in_time(url, answer.chunk()).await?.map_err(|e| ClientError::transport(url, e))?;
+        let chunk = in_time(url, STALL, answer.chunk()).await?.map_err(|e| ClientError::transport(url, e))?;
         let Some(chunk) = chunk else { break };
         have += chunk.len() as u64;
         if have > size {

@@ -1,1 +1,117 @@
+use barycenter_core::checkpoint::{Dtype, TensorSpec, Writer};
+use clap::Parser;
 
+use super::*;
+use crate::exit::Usage;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    arguments: AverageArguments,
+}
+
+/// A folder with checkpoints of a weight, a running statistic and a counter.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new(rows: &[([f32; 3], i64)]) -> Self {
+        let files = Self(tempfile::tempdir().unwrap());
+        for (index, (weights, count)) in rows.iter().enumerate() {
+            files.write(&index.to_string(), weights, *count);
+        }
+        files
+    }
+
+    fn write(&self, name: &str, weights: &[f32], count: i64) {
+        let spec = |name: &str, dtype, shape: &[usize]| TensorSpec { name: name.into(), dtype, shape: shape.to_vec() };
+        let specs = vec![
+            spec("bn.num_batches_tracked", Dtype::I64, &[]),
+            spec("bn.running_mean", Dtype::F32, &[weights.len()]),
+            spec("weight", Dtype::F32, &[weights.len()]),
+        ];
+        let file = fs::File::create(self.path(name)).unwrap();
+        let mut writer = Writer::new(file, specs, &BTreeMap::new()).unwrap();
+        let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+        writer.write("bn.num_batches_tracked", &count.to_le_bytes()).unwrap();
+        writer.write("bn.running_mean", &bytes).unwrap();
+        writer.write("weight", &bytes).unwrap();
+        writer.finish().unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn average(&self, names: &[&str], options: &[&str]) -> anyhow::Result<Averaged> {
+        let files = names.iter().map(|name| self.path(name).display().to_string());
+        let out = self.path("out").display().to_string();
+        let words = ["average".to_owned()].into_iter().chain(files).chain(["--quiet".into(), "--out".into(), out]);
+        let line = Line::try_parse_from(words.chain(options.iter().map(ToString::to_string)))?;
+        average(&line.arguments)
+    }
+
+    fn result(&self, tensor: &str) -> Vec<f32> {
+        CheckpointFile::open(self.path("out")).unwrap().read_f32(tensor).unwrap()
+    }
+}
+
+#[test]
+fn equal_files_come_back_bit_for_bit() {
+    let row = ([0.1, -1e-30, 3.0e7], 7);
+    let files = Files::new(&[row, row, row]);
+    let averaged = files.average(&["0", "1", "2"], &[]).unwrap();
+    assert_eq!(fs::read(files.path("out")).unwrap(), fs::read(files.path("0")).unwrap());
+    assert_eq!((averaged.averaged_tensors, averaged.copied_tensors), (2, 1));
+    assert_eq!(averaged.digest_blake3, blake3::hash(&fs::read(files.path("out")).unwrap()).to_hex().to_string());
+}
+
+#[test]
+fn floats_are_averaged_and_integers_are_the_last_files() {
+    let files = Files::new(&[([1.0, 2.0, 3.0], 5), ([3.0, 2.0, -3.0], 9)]);
+    files.average(&["0", "1"], &[]).unwrap();
+    assert_eq!(files.result("weight"), [2.0, 2.0, 0.0]);
+    assert_eq!(files.result("bn.running_mean"), [2.0, 2.0, 0.0]);
+    let out = CheckpointFile::open(files.path("out")).unwrap();
+    assert_eq!(out.bytes("bn.num_batches_tracked").unwrap(), 9i64.to_le_bytes());
+}
+
+#[test]
+fn weights_weigh_and_may_be_negative() {
+    let files = Files::new(&[([1.0, 0.0, 0.0], 0), ([0.0, 1.0, 0.0], 0), ([0.0, 0.0, 1.0], 0)]);
+    files.average(&["0", "1", "2"], &["--weights", "-0.5,0.25,1.25"]).unwrap();
+    assert_eq!(files.result("weight"), [-0.5, 0.25, 1.25]);
+}
+
+#[test]
+fn weights_that_do_not_fit_are_wrong_usage() {
+    let files = Files::new(&[([1.0; 3], 0), ([2.0; 3], 0)]);
+    for (weights, told) in
+        [("0.5,0.4", "sum to 0.9"), ("1", "1 weights were given for 2 files"), ("NaN,1", "sum to NaN")]
+    {
+        let error = files.average(&["0", "1"], &["--weights", weights]).unwrap_err();
+        assert!(error.downcast_ref::<Usage>().is_some() && error.to_string().contains(told), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_there_is_never_replaced() {
+    let files = Files::new(&[([1.0; 3], 0), ([2.0; 3], 0)]);
+    fs::write(files.path("out"), "precious").unwrap();
+    let error = files.average(&["0", "1"], &[]).unwrap_err();
+    assert!(error.to_string().contains("is there already"), "{error}");
+    assert_eq!(fs::read(files.path("out")).unwrap(), b"precious");
+}
+
+#[test]
+fn bad_candidates_are_refused_by_name_and_leave_nothing() {
+    let files = Files::new(&[([1.0; 3], 0), ([1.0, f32::NAN, 1.0], 0)]);
+    files.write("short", &[1.0, 2.0], 0);
+    fs::write(files.path("torn"), &fs::read(files.path("0")).unwrap()[..40]).unwrap();
+    for (other, told) in
+        [("1", "bn.running_mean"), ("short", "bn.running_mean"), ("torn", "torn"), ("absent", "absent")]
+    {
+        let error = files.average(&["0", other], &[]).unwrap_err().to_string();
+        assert!(error.contains(told) && error.contains(files.path(other).to_str().unwrap()), "{other}: {error}");
+    }
+    assert_eq!(fs::read_dir(files.0.path()).unwrap().count(), 4, "no output and no temporary file");
+}

@@ -62,11 +62,7 @@ impl Averaging<'_> {
     }
 
     /// Statistics for averaged weights, by the job's policy.
-    pub(super) fn averaged_statistics(
-        &self,
-        parameters: &[Vec<f32>],
-        progress: &dyn Progress,
-    ) -> Result<Statistics> {
+    pub(super) fn averaged_statistics(&self, parameters: &[Vec<f32>], progress: &dyn Progress) -> Result<Statistics> {
         match self.options.batch_norm.policy {
             BatchNormPolicy::Recompute if self.network.has_batch_norm() => {
                 let Part { dataset, indices } = &self.data.batch_norm;
@@ -84,9 +80,7 @@ impl Averaging<'_> {
                 let share = 1.0 / self.candidates.len() as f64;
                 self.statistics_by(|name| weighted_sum(self.candidates, name, self.candidates.iter().map(|_| share)))
             }
-            BatchNormPolicy::Recompute | BatchNormPolicy::Copy => {
-                self.candidate_statistics(self.candidates.len() - 1)
-            }
+            BatchNormPolicy::Recompute | BatchNormPolicy::Copy => self.candidate_statistics(self.candidates.len() - 1),
         }
     }
 
@@ -109,11 +103,7 @@ impl Averaging<'_> {
     }
 }
 
-fn weighted_sum(
-    candidates: &[CheckpointFile],
-    name: &str,
-    weights: impl Iterator<Item = f64>,
-) -> Result<Vec<f32>> {
+fn weighted_sum(candidates: &[CheckpointFile], name: &str, weights: impl Iterator<Item = f64>) -> Result<Vec<f32>> {
     let mut sum: Vec<f64> = Vec::new();
     for (candidate, weight) in candidates.iter().zip(weights) {
         let values = candidate.read_f32(name)?;

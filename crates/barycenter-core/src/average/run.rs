@@ -3,11 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    AverageData, AverageOptions, BatchNormPolicy, Phase, Progress, Scores, Snapshot, State,
-    baselines::Baseline,
-    bootstrap::paired_interval,
-    evaluation::Model,
-    state::BestSnapshot,
+    AverageData, AverageOptions, BatchNormPolicy, Phase, Progress, Scores, Snapshot, State, baselines::Baseline,
+    bootstrap::paired_interval, evaluation::Model, state::BestSnapshot,
 };
 use crate::{
     Error, Result,
@@ -144,12 +141,7 @@ impl<'a> Averaging<'a> {
     }
 
     /// Fits, evaluates the baselines and chooses; resumes from `state` where there is one.
-    pub fn run(
-        &self,
-        projection: &Projection,
-        state: Option<State>,
-        progress: &mut dyn Progress,
-    ) -> Result<Outcome> {
+    pub fn run(&self, projection: &Projection, state: Option<State>, progress: &mut dyn Progress) -> Result<Outcome> {
         let best = self.fit(projection, state, progress)?;
         let baselines = self.baselines(progress)?;
         self.choose(projection, &best, baselines, progress)
@@ -171,12 +163,20 @@ impl<'a> Averaging<'a> {
             let report = fit.step(&mut objective)?;
             let step = fit.state().step;
             let at_epoch_end = step % steps_per_epoch == 0 || step == steps;
-            let select_loss = if at_epoch_end { Some(self.select_loss(projection, &fit.state().x, progress)?) } else { None };
+            let select_loss =
+                if at_epoch_end { Some(self.select_loss(projection, &fit.state().x, progress)?) } else { None };
             if let Some(select_loss) = select_loss.filter(|loss| *loss < best.select_loss) {
                 best = BestSnapshot { step, select_loss, x: fit.state().x.clone() };
             }
             if at_epoch_end || step % self.options.history_every == 0 {
-                progress.snapshot(snapshot(projection, &fit.state().x, step, steps_per_epoch, Some(&report), select_loss));
+                progress.snapshot(snapshot(
+                    projection,
+                    &fit.state().x,
+                    step,
+                    steps_per_epoch,
+                    Some(&report),
+                    select_loss,
+                ));
             }
             progress.resumable(&|| State { fit: fit.state().clone(), best: best.clone() }.to_bytes());
         }
@@ -261,7 +261,8 @@ impl<'a> Averaging<'a> {
     fn score(&self, contenders: &[Contender], progress: &dyn Progress) -> Result<Vec<MethodScores>> {
         let uniform = contenders.iter().find(|c| c.method == "uniform").expect("uniform is always a baseline");
         let score = |contender: &Contender| {
-            let test = self.data.test.as_ref().map(|part| self.results(&contender.model, part, progress)).transpose()?;
+            let test =
+                self.data.test.as_ref().map(|part| self.results(&contender.model, part, progress)).transpose()?;
             Ok(MethodScores {
                 method: contender.method,
                 members: contender.members.clone(),

@@ -1,0 +1,40 @@
+# Recipes for people and for CI, which calls nothing else. `make` without a target lists them.
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+# The checked queries of .sqlx/ stand in for a database while compiling.
+export SQLX_OFFLINE := true
+
+WITH_POSTGRES := cargo run --quiet -p private-postgres --bin with-postgres --
+
+.PHONY: help install demo dev test check regenerate
+
+help:
+	@echo "make demo        build, then show the main job from training to averaged model (KEEP=1 leaves the service up)"
+	@echo "make dev         run the whole service on this machine, at http://127.0.0.1:8700"
+	@echo "make test        every test, on a private Postgres of this machine"
+	@echo "make check       formatting, lints, the layer rule, dependencies"
+	@echo "make regenerate  .sqlx/, openapi/ and docs/problems.md, after changes to what they are made from"
+
+install:
+	@scripts/install-deps.sh
+
+demo: install
+	cargo build --release --bin barycenter --example demo
+	target/release/examples/demo $(if $(KEEP),--keep)
+
+dev: install
+	cargo run --release --bin barycenter -- dev
+
+test: install
+	cargo build -p private-postgres --bin with-postgres
+	$(WITH_POSTGRES) cargo test --workspace
+
+check: install
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --test layers
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check
+
+regenerate: install
+	scripts/regenerate.sh

@@ -1,0 +1,89 @@
+//! The same upload and download over every kind of store.
+
+use std::net::SocketAddr;
+
+use axum::http::Request;
+use barycenter::storage::Store;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto::Builder,
+};
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use sqlx::PgPool;
+use tempfile::TempDir;
+use url::Url;
+
+use crate::harness::{
+    TestApp,
+    files::{checkpoint, large_checkpoint},
+};
+
+/// Stores a small and a large file, reads them back whole and in part, stores equal bytes once, refuses a bad file.
+async fn keeps_files(pool: PgPool, store: Store) {
+    let app = TestApp::with(pool, store, |_| {});
+    assert_eq!(app.get("/readyz").await.status, 200);
+    app.create_run("small").await;
+    app.create_run("large").await;
+    let large = large_checkpoint(20 << 20);
+    for (run, bytes) in [("small", checkpoint(1)), ("large", large.clone())] {
+        let pushed = app.push(run, 1, "", bytes.clone()).await;
+        let path = format!("/v1/checkpoints/{}/content", pushed.checkpoint_id);
+        assert!(app.get(&path).await.body == bytes, "{run}");
+        let middle = bytes.len() / 2;
+        let request = Request::get(&path).header("range", format!("bytes={middle}-")).body("".into()).unwrap();
+        assert!(app.send(request).await.body == bytes[middle..], "{run}");
+    }
+    app.push("large", 2, "", large.clone()).await;
+    assert_eq!((app.count("checkpoints").await, app.count("blobs").await), (3, 2));
+    let mut poisoned = large;
+    let end = poisoned.len();
+    poisoned[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    app.put("/v1/runs/large/checkpoints/3", poisoned).await.problem(422, "not_finite");
+    app.assert_no_orphans().await;
+}
+
+#[sqlx::test]
+async fn a_store_in_memory_keeps_files(pool: PgPool) {
+    keeps_files(pool, Store::open(&Url::parse("memory:///").unwrap(), []).unwrap()).await;
+}
+
+#[sqlx::test]
+async fn a_folder_keeps_files(pool: PgPool) {
+    let folder = TempDir::new().unwrap();
+    let url = Url::from_directory_path(folder.path().join("made/on/demand")).unwrap();
+    keeps_files(pool, Store::open(&url, []).unwrap()).await;
+}
+
+#[sqlx::test]
+async fn an_s3_bucket_keeps_files(pool: PgPool) {
+    let folder = TempDir::new().unwrap();
+    std::fs::create_dir(folder.path().join("bucket")).unwrap();
+    let address = s3_server(&folder).await;
+    let settings = [
+        ("aws_endpoint", format!("http://{address}").as_str()),
+        ("aws_allow_http", "true"),
+        ("aws_region", "us-east-1"),
+        ("aws_access_key_id", "key"),
+        ("aws_secret_access_key", "secret"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    keeps_files(pool, Store::open(&Url::parse("s3://bucket/prefix").unwrap(), settings).unwrap()).await;
+}
+
+async fn s3_server(folder: &TempDir) -> SocketAddr {
+    let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder.path()).unwrap());
+    service.set_auth(SimpleAuth::from_single("key", "secret"));
+    let service = service.build();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = service.clone();
+            tokio::spawn(async move {
+                // A connection that the client closes is no failure of the test.
+                let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
+            });
+        }
+    });
+    address
+}
