@@ -37,10 +37,18 @@ pub async fn reap(state: &AppState) -> AppResult<usize> {
     let abandoned = db::uploads::mark_silent_abandoned(&mut conn, silent_since, now).await?;
     db::idempotency::delete_older(&mut conn, now - KEEP_REPLIES).await?;
     drop(conn);
-    for upload in &abandoned {
-        blobs::remove(state, upload.upload_id, &ObjectKey::from_stored(&upload.object_key)).await?;
-        tracing::info!(upload.id = %upload.upload_id, "removed an unfinished upload");
+    let mut removed = 0;
+    for upload in abandoned {
+        let upload_id = upload.upload_id;
+        // One object that cannot be deleted must not keep the others from it; its row brings it back next round.
+        match blobs::remove(state, upload_id, &ObjectKey::from_stored(&upload.object_key)).await {
+            Ok(()) => {
+                tracing::info!(upload.id = %upload_id, "removed an unfinished upload");
+                removed += 1;
+            }
+            Err(error) => tracing::warn!(upload.id = %upload_id, error = ?error, "an upload could not be removed"),
+        }
     }
-    metrics::counter!("barycenter_uploads_reaped_total").increment(abandoned.len() as u64);
-    Ok(abandoned.len())
+    metrics::counter!("barycenter_uploads_reaped_total").increment(removed as u64);
+    Ok(removed)
 }
