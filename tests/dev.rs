@@ -1,5 +1,7 @@
 //! `barycenter dev` as a process: one command from nothing to a service, and nothing left behind.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     io::{BufRead, BufReader},
