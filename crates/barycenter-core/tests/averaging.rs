@@ -234,5 +234,5 @@ fn equal_candidates_average_to_themselves_with_finite_coefficients() {
 fn a_candidate_of_another_network_is_refused_by_the_tensor_that_differs() {
     let candidates = [candidate_of(network(24).as_ref(), 0.1, 1), candidate_of(network(25).as_ref(), 0.1, 1)];
     let error = run(&candidates, options(), None, &mut Silent).unwrap_err().to_string();
-    assert!(error.contains("candidate 1") && error.contains("0.weight"), "{error}");
+    assert!(error.contains("candidate 1") && error.contains("`0.bias` has shape [25]"), "{error}");
 }

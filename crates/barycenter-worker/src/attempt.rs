@@ -10,6 +10,7 @@ use barycenter_api::{
 use barycenter_core::Error;
 use rayon::ThreadPool;
 use tempfile::NamedTempFile;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
@@ -39,7 +40,8 @@ pub(crate) async fn run(
     shutdown: &CancellationToken,
 ) {
     let span = info_span!("job.run", job.id = %lease.job_id, job.attempt = lease.attempt);
-    let attempt = Attempt { client, cache, pool, lease: Arc::new(lease), journal: Arc::new(Journal::new()) };
+    let (lease, journal) = (Arc::new(lease), Arc::new(Journal::new()));
+    let attempt = Attempt { client, cache, pool, lease, journal, heartbeats: Mutex::default() };
     attempt.run(shutdown).instrument(span).await;
 }
 
@@ -49,6 +51,8 @@ struct Attempt<'a> {
     pool: &'a Arc<ThreadPool>,
     lease: Arc<Lease>,
     journal: Arc<Journal>,
+    /// Held by the heartbeat under way: an older state of the fit must not arrive after a newer one.
+    heartbeats: Mutex<()>,
 }
 
 impl Attempt<'_> {
@@ -166,6 +170,7 @@ impl Attempt<'_> {
 
     /// One heartbeat. Where the server is away its content waits for the next one.
     async fn beat(&self) {
+        let _in_order = self.heartbeats.lock().await;
         let heartbeat = self.journal.heartbeat();
         match self.client.heartbeat(self.lease.lease_id, &heartbeat).await {
             Ok(reply) => self.journal.acknowledge(&heartbeat, reply.directive),

@@ -112,7 +112,10 @@ impl Journal {
     /// The server has stored this heartbeat.
     pub fn acknowledge(&self, heartbeat: &Heartbeat, directive: Directive) {
         let mut entries = self.entries();
-        entries.snapshots.drain(..heartbeat.snapshots.len());
+        // By step, not by count: a heartbeat that overlapped this one may have carried some of them off already.
+        if let Some(last) = heartbeat.snapshots.last() {
+            entries.snapshots.retain(|snapshot| snapshot.step > last.step);
+        }
         let sent = heartbeat.fit_state.as_ref().map(|state| &state.0);
         if entries.fit_state.as_ref() == sent {
             entries.fit_state = None;
@@ -178,5 +181,34 @@ impl average::Progress for Reporter<'_> {
         if std::mem::take(&mut entries.fit_state_wanted) {
             entries.fit_state = Some(state());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use barycenter_core::average::Progress as _;
+
+    use super::*;
+
+    fn note(journal: &Journal, step: u64) {
+        let (fit_loss, select_loss) = (Some(1.0), None);
+        let (epoch, learning_rate, coefficients) = (0.0, 0.1, vec![1.0]);
+        let snapshot = average::Snapshot { step, epoch, learning_rate, fit_loss, select_loss, coefficients };
+        Reporter(journal).snapshot(snapshot);
+    }
+
+    #[test]
+    fn heartbeats_that_overlap_carry_each_snapshot_off_once() {
+        let journal = Journal::new();
+        note(&journal, 0);
+        note(&journal, 1);
+        let first = journal.heartbeat();
+        note(&journal, 2);
+        let second = journal.heartbeat();
+        journal.acknowledge(&second, Directive::Continue);
+        note(&journal, 3);
+        journal.acknowledge(&first, Directive::Continue);
+        let left: Vec<u64> = journal.heartbeat().snapshots.iter().map(|snapshot| snapshot.step).collect();
+        assert_eq!(left, [3]);
     }
 }
