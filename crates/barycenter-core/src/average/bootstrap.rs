@@ -38,13 +38,14 @@ mod tests {
 
     #[test]
     fn equal_losses_have_a_zero_interval() {
-        assert_eq!(paired_interval(&[1.0, 2.0], &[1.0, 2.0], &[1, 1], 1), [0.0, 0.0]);
+        let interval = paired_interval(&[1.0, 2.0], &[1.0, 2.0], &[1, 1], 1);
+        assert!(interval.iter().all(|bound| *bound == 0.0), "{interval:?}");
     }
 
     #[test]
     fn a_sample_counts_as_often_as_it_weighs() {
-        let equal = paired_interval(&[1.0, 3.0], &[0.0, 0.0], &[1, 1], 1);
-        assert_eq!(paired_interval(&[1.0, 3.0], &[0.0, 0.0], &[7, 7], 1), equal);
+        let bits = |weights| paired_interval(&[1.0, 3.0], &[0.0, 0.0], weights, 1).map(f64::to_bits);
+        assert_eq!(bits(&[7, 7]), bits(&[1, 1]));
         let [low, high] = paired_interval(&[1.0, 3.0, 1.0, 3.0, 1.0, 3.0], &[0.0; 6], &[9, 1, 9, 1, 9, 1], 1);
         assert!(low < 1.1 && high < 2.0, "the mean is 1.2: {low} {high}");
     }

@@ -8,7 +8,9 @@ use crate::{Error, Result};
 /// the network, or have another number of targets than it has outputs.
 pub fn check_kind(network: &dyn Network, kind: DatasetKind, sample_shape: &[usize]) -> Result<()> {
     match (kind, network.reads_tokens()) {
-        (DatasetKind::Tokens, false) => return Err(Error::input("the dataset has `tokens`, the network takes `inputs`")),
+        (DatasetKind::Tokens, false) => {
+            return Err(Error::input("the dataset has `tokens`, the network takes `inputs`"));
+        }
         (DatasetKind::Labels | DatasetKind::Targets { .. }, true) => {
             return Err(Error::input("the dataset has `inputs`, the network takes `tokens`"));
         }

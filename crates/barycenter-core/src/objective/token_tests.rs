@@ -114,7 +114,10 @@ fn data_of_another_kind_than_network_or_loss_is_refused() {
     let tokens = Loss::NextToken { label_smoothing: 0.0 };
     let is_refused = |message: String, told: &str| assert!(message.contains(told), "{message}");
     is_refused(refusal(mlp(3), rows(4), tokens, none), "the dataset has `tokens`, the network takes `inputs`");
-    is_refused(refusal(bigram(9), targets(9), Loss::SquaredError, none), "the dataset has `inputs`, the network takes `tokens`");
+    is_refused(
+        refusal(bigram(9), targets(9), Loss::SquaredError, none),
+        "the dataset has `inputs`, the network takes `tokens`",
+    );
     is_refused(refusal(mlp(3), targets(2), Loss::SquaredError, none), "`targets` has 2 numbers a sample");
     is_refused(refusal(bigram(5), rows(4), tokens, none), "is none of a vocabulary of 5");
     is_refused(
