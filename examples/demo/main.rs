@@ -105,7 +105,7 @@ async fn train(client: &Client, folder: &Path, data: &Data) -> anyhow::Result<(S
             metrics: Some(format!(
                 "train_loss:{loss},val_loss:{},val_accuracy:{}",
                 validation.mean_loss(),
-                validation.accuracy()
+                validation.accuracy().unwrap_or(f64::NAN)
             )),
             ..PushCheckpoint::default()
         };
@@ -113,7 +113,7 @@ async fn train(client: &Client, folder: &Path, data: &Data) -> anyhow::Result<(S
         eprintln!(
             "epoch {epoch:>2}      train loss {loss:.4}  validation loss {:.4}  accuracy {:.2} %  pushed",
             validation.mean_loss(),
-            validation.accuracy() * 100.0
+            validation.accuracy().unwrap_or(f64::NAN) * 100.0
         );
     }
     Ok((run.name, started.elapsed().as_secs_f64()))
@@ -146,7 +146,10 @@ async fn average(client: &Client, run: &str) -> anyhow::Result<Job> {
 
 fn print_report(report: &Report, url: &str, job: &Job) {
     println!();
-    println!("{:<12} {:>12} {:>10} {:>12} {:>10}   95 % interval of select loss against uniform", "method", "select loss", "select %", "test loss", "test %");
+    println!(
+        "{:<12} {:>12} {:>10} {:>12} {:>10}   95 % interval of select loss against uniform",
+        "method", "select loss", "select %", "test loss", "test %"
+    );
     for row in &report.evaluations {
         let [low, high] = row.select_difference_from_uniform;
         let test = row.test.as_ref();
@@ -154,9 +157,9 @@ fn print_report(report: &Report, url: &str, job: &Job) {
             "{:<12} {:>12.4} {:>10.2} {:>12.4} {:>10.2}   {low:+.4} .. {high:+.4}{}",
             row.method,
             row.select.loss,
-            row.select.accuracy * 100.0,
+            row.select.accuracy.unwrap_or(f64::NAN) * 100.0,
             test.map_or(f64::NAN, |t| t.loss),
-            test.map_or(f64::NAN, |t| t.accuracy * 100.0),
+            test.and_then(|t| t.accuracy).unwrap_or(f64::NAN) * 100.0,
             if row.method == report.chosen { "   <- returned" } else { "" },
         );
     }

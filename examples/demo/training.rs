@@ -8,7 +8,7 @@ use barycenter_core::{
     data::{Augmentation, Dataset},
     network::{self, Network, Role, Statistics},
     objective::{
-        Classification, ClassificationOptions, Objective as _, Recomputation, SampleResults, evaluate,
+        DatasetLoss, DatasetLossOptions, Loss, Objective as _, Recomputation, SampleResults, evaluate,
         recompute_statistics,
     },
 };
@@ -28,7 +28,7 @@ pub const AUGMENTATION: Augmentation = Augmentation { pad: 2, flip: true };
 pub struct Training {
     network: Arc<dyn Network>,
     data: Arc<Dataset>,
-    objective: Classification,
+    objective: DatasetLoss,
     weights: Vec<Vec<f32>>,
     velocity: Vec<Vec<f32>>,
     step: u64,
@@ -39,9 +39,13 @@ impl Training {
         let indices = (0..data.len()).collect();
         let weights = network.initial_parameters(seed);
         let velocity = weights.iter().map(|tensor| vec![0.0; tensor.len()]).collect();
-        let options =
-            ClassificationOptions { batch_size: BATCH_SIZE, augmentation: AUGMENTATION, label_smoothing: 0.0, seed };
-        let objective = Classification::new(Arc::clone(&network), Arc::clone(&data), indices, options)?;
+        let options = DatasetLossOptions {
+            batch_size: BATCH_SIZE,
+            augmentation: AUGMENTATION,
+            loss: Loss::CrossEntropy { label_smoothing: 0.0 },
+            seed,
+        };
+        let objective = DatasetLoss::new(Arc::clone(&network), Arc::clone(&data), indices, options)?;
         Ok(Self { network, data, objective, weights, velocity, step: 0 })
     }
 

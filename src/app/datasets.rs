@@ -1,18 +1,20 @@
 //! Datasets.
 
-use barycenter_core::checkpoint::{Dtype, Layout, TensorLayout};
+use barycenter_core::{
+    checkpoint::Layout,
+    data::{self, DatasetHeader},
+};
 use sqlx::PgConnection;
 
 use super::{
     AppError, AppResult, Incoming, PutOutcome,
     blobs::{self, PendingUpload},
-    tensor_file::invalid_file,
     transaction::{begin, commit, connection},
 };
 use crate::{
     db,
     domain::{
-        dataset::{Dataset, DatasetShape, InvalidNormalisation, Normalisation},
+        dataset::{Dataset, DatasetKind, DatasetShape, InvalidNormalisation, Normalisation},
         ids::DatasetId,
         name::{Reference, check_name, shown},
         page::{PageRequest, Paged},
@@ -45,6 +47,13 @@ impl NewDataset {
     fn normalisation(&self, layout: &Layout, shape: &DatasetShape) -> AppResult<Normalisation> {
         let told = |given: &Option<String>, key: &str| given.clone().or_else(|| layout.metadata.get(key).cloned());
         let (scale, mean, std) = (told(&self.scale, "scale"), told(&self.mean, "mean"), told(&self.std, "std"));
+        if shape.kind == DatasetKind::Tokens {
+            let given = [("scale", scale), ("mean", mean), ("std", std)].into_iter().find(|(_, value)| value.is_some());
+            return match given {
+                Some((field, _)) => Err(AppError::invalid_field(field, "is for inputs; tokens are not normalised")),
+                None => Ok(Normalisation::none()),
+            };
+        }
         let channels = shape.input_shape.first().copied().unwrap_or(1);
         Ok(Normalisation::parse(scale.as_deref(), mean.as_deref(), std.as_deref(), channels)?)
     }
@@ -110,36 +119,20 @@ fn differs(name: &str, how: &str) -> AppError {
     AppError::fault(ProblemCode::DatasetDiffers, "dataset", format!("the dataset `{name}` exists and {how}"))
 }
 
-/// Checks that the file is a dataset: `inputs` (U8 or F32, features or channels x height x width) and `labels` (I64).
+/// What the header says the file is, where it is a dataset.
 fn dataset_shape(layout: &Layout) -> AppResult<DatasetShape> {
-    let inputs = tensor(layout, "inputs")?;
-    let labels = tensor(layout, "labels")?;
-    if !matches!(inputs.dtype, Dtype::U8 | Dtype::F32) {
-        return Err(wrong("inputs", format!("is {}; must be U8 or F32", inputs.dtype)));
-    }
-    if !matches!(inputs.shape.len(), 2 | 4) || inputs.shape.contains(&0) {
-        let expected = "must be samples x features or samples x channels x height x width, none of them 0";
-        return Err(wrong("inputs", format!("has shape {:?}; {expected}", inputs.shape)));
-    }
-    if labels.dtype != Dtype::I64 || labels.shape != inputs.shape[..1] {
-        let (dtype, shape, samples) = (labels.dtype, &labels.shape, inputs.shape[0]);
-        let detail = format!("is {dtype} of shape {shape:?}; must be I64 of shape [{samples}], one for each input");
-        return Err(wrong("labels", detail));
-    }
-    let extents = inputs.shape.iter().map(|extent| *extent as u64);
+    let header = DatasetHeader::read(layout)
+        .map_err(|fault| AppError::fault(ProblemCode::InvalidFile, shown(&fault.named), fault.detail))?;
     Ok(DatasetShape {
-        sample_count: inputs.shape[0] as u64,
-        input_shape: extents.skip(1).collect(),
-        input_dtype: inputs.dtype.to_string(),
+        kind: match header.kind {
+            data::DatasetKind::Labels => DatasetKind::Labels,
+            data::DatasetKind::Targets { count } => DatasetKind::Targets { count: count as u64 },
+            data::DatasetKind::Tokens => DatasetKind::Tokens,
+        },
+        sample_count: header.sample_count as u64,
+        input_shape: header.sample_shape.iter().map(|extent| *extent as u64).collect(),
+        input_dtype: header.input_dtype.to_string(),
     })
-}
-
-fn tensor<'a>(layout: &'a Layout, name: &str) -> AppResult<&'a TensorLayout> {
-    layout.find(name).ok_or_else(|| invalid_file(format!("a dataset has a tensor `{name}`, this file has none")))
-}
-
-fn wrong(tensor: &str, detail: String) -> AppError {
-    AppError::fault(ProblemCode::InvalidFile, tensor, detail)
 }
 
 async fn find_by_name(state: &AppState, name: &str) -> AppResult<Option<Dataset>> {

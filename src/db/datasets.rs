@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{DbError, DbResult};
 use crate::domain::{
     blob::Blob,
-    dataset::{Dataset, DatasetShape, Normalisation},
+    dataset::{Dataset, DatasetKind, DatasetShape, Normalisation},
     name::Reference,
     page::PageRequest,
 };
@@ -15,6 +15,8 @@ use crate::domain::{
 struct DatasetRow {
     dataset_id: Uuid,
     name: String,
+    kind: String,
+    target_count: Option<i64>,
     sample_count: i64,
     input_shape: Vec<i64>,
     input_dtype: String,
@@ -32,10 +34,13 @@ impl TryFrom<DatasetRow> for Dataset {
         let count = |column, value: i64| {
             u64::try_from(value).map_err(|_| DbError::inconsistent("datasets", column, row.dataset_id))
         };
+        let target_count = row.target_count.map(|targets| count("target_count", targets)).transpose()?;
+        let kind = DatasetKind::from_parts(&row.kind, target_count);
         let input_shape = row.input_shape.iter().map(|extent| count("input_shape", *extent));
         Ok(Self {
             dataset_id: row.dataset_id.into(),
             shape: DatasetShape {
+                kind: kind.ok_or_else(|| DbError::inconsistent("datasets", "kind", row.dataset_id))?,
                 sample_count: count("sample_count", row.sample_count)?,
                 input_shape: input_shape.collect::<DbResult<_>>()?,
                 input_dtype: row.input_dtype,
@@ -57,11 +62,14 @@ pub async fn insert_dataset(conn: &mut PgConnection, dataset: &Dataset) -> DbRes
     let input_shape: Vec<i64> = dataset.shape.input_shape.iter().map(|extent| extent.cast_signed()).collect();
     let result = sqlx::query!(
         "insert into datasets
-             (dataset_id, name, sample_count, input_shape, input_dtype, normalisation, digest_blake3, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)
+             (dataset_id, name, kind, target_count, sample_count, input_shape, input_dtype, normalisation, digest_blake3,
+              created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          on conflict on constraint datasets_name_key do nothing",
         dataset.dataset_id.0,
         dataset.name,
+        dataset.shape.kind.name(),
+        dataset.shape.kind.target_count().map(u64::cast_signed),
         dataset.shape.sample_count.cast_signed(),
         &input_shape,
         dataset.shape.input_dtype,
@@ -78,8 +86,8 @@ pub async fn insert_dataset(conn: &mut PgConnection, dataset: &Dataset) -> DbRes
 pub async fn find_dataset(conn: &mut PgConnection, reference: Reference<'_>) -> DbResult<Option<Dataset>> {
     let row = sqlx::query_as!(
         DatasetRow,
-        r#"select dataset_id, name, sample_count, input_shape, input_dtype, normalisation as "normalisation: _",
-               digest_blake3, size_bytes, object_key, datasets.created_at
+        r#"select dataset_id, name, kind, target_count, sample_count, input_shape, input_dtype,
+               normalisation as "normalisation: _", digest_blake3, size_bytes, object_key, datasets.created_at
            from datasets join blobs using (digest_blake3) where dataset_id = $1 or name = $2"#,
         reference.id(),
         reference.name(),
@@ -93,8 +101,8 @@ pub async fn find_dataset(conn: &mut PgConnection, reference: Reference<'_>) -> 
 pub async fn list_datasets(conn: &mut PgConnection, page: PageRequest) -> DbResult<Vec<Dataset>> {
     let rows = sqlx::query_as!(
         DatasetRow,
-        r#"select dataset_id, name, sample_count, input_shape, input_dtype, normalisation as "normalisation: _",
-               digest_blake3, size_bytes, object_key, datasets.created_at
+        r#"select dataset_id, name, kind, target_count, sample_count, input_shape, input_dtype,
+               normalisation as "normalisation: _", digest_blake3, size_bytes, object_key, datasets.created_at
            from datasets join blobs using (digest_blake3)
            where $1::uuid is null or dataset_id < $1 order by dataset_id desc limit $2"#,
         page.before,

@@ -25,12 +25,57 @@ pub struct Dataset {
 /// What a dataset's file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetShape {
+    /// What its samples are judged by.
+    pub kind: DatasetKind,
     /// Number of samples.
     pub sample_count: u64,
-    /// Shape of one input: features, or channels, height and width.
+    /// Shape of one input: features, or channels, height and width, or the positions of a row of tokens.
     pub input_shape: Vec<u64>,
-    /// Element type of the inputs, as safetensors spells it.
+    /// Element type of the inputs or the tokens, as safetensors spells it.
     pub input_dtype: String,
+}
+
+/// What the samples of a dataset are judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatasetKind {
+    /// A class each.
+    Labels,
+    /// So many numbers each.
+    Targets {
+        /// Numbers a sample.
+        count: u64,
+    },
+    /// The tokens that follow.
+    Tokens,
+}
+
+impl DatasetKind {
+    /// The word for it, which is the name of a tensor of the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Labels => "labels",
+            Self::Targets { .. } => "targets",
+            Self::Tokens => "tokens",
+        }
+    }
+
+    /// Numbers a sample is judged by, where it is judged by numbers.
+    pub fn target_count(self) -> Option<u64> {
+        match self {
+            Self::Targets { count } => Some(count),
+            Self::Labels | Self::Tokens => None,
+        }
+    }
+
+    /// The kind of this word and number of targets; `None` where they do not belong together.
+    pub fn from_parts(name: &str, target_count: Option<u64>) -> Option<Self> {
+        match (name, target_count) {
+            ("labels", None) => Some(Self::Labels),
+            ("targets", Some(count)) => Some(Self::Targets { count }),
+            ("tokens", None) => Some(Self::Tokens),
+            _ => None,
+        }
+    }
 }
 
 /// `x = (scale * stored - mean) / std`.
@@ -54,6 +99,11 @@ pub struct InvalidNormalisation {
 }
 
 impl Normalisation {
+    /// The one that changes nothing.
+    pub fn none() -> Self {
+        Self { scale: 1.0, mean: vec![0.0], std: vec![1.0] }
+    }
+
     /// Reads `scale` (`1/255` or a number), `mean` and `std` (comma-separated); what is absent changes nothing.
     ///
     /// `channels` is the first extent of an input: how many means and deviations there may be, other than one.
@@ -103,11 +153,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_kind_is_kept_as_its_parts() {
+        for kind in [DatasetKind::Labels, DatasetKind::Targets { count: 3 }, DatasetKind::Tokens] {
+            assert_eq!(DatasetKind::from_parts(kind.name(), kind.target_count()), Some(kind));
+        }
+        assert_eq!(DatasetKind::from_parts("targets", None), None);
+        assert_eq!(DatasetKind::from_parts("images", None), None);
+    }
+
+    #[test]
     fn a_normalisation_is_read() {
         let read = Normalisation::parse(Some("1/255"), Some("0.5, 0.4,0.3"), Some("0.25"), 3).unwrap();
         assert_eq!(read, Normalisation { scale: 1.0 / 255.0, mean: vec![0.5, 0.4, 0.3], std: vec![0.25] });
         let nothing = Normalisation::parse(None, None, None, 3).unwrap();
-        assert_eq!(nothing, Normalisation { scale: 1.0, mean: vec![0.0], std: vec![1.0] });
+        assert_eq!(nothing, Normalisation::none());
     }
 
     #[test]

@@ -18,7 +18,7 @@ const FEATURES: [usize; 3] = [64, 256, 10];
 const CANDIDATES: usize = 6;
 const SAMPLES: usize = 2000;
 
-fn write(path: &Path, tensors: Vec<(TensorSpec, Vec<u8>)>) {
+pub fn write(path: &Path, tensors: Vec<(TensorSpec, Vec<u8>)>) {
     let specs = tensors.iter().map(|(spec, _)| spec.clone()).collect();
     let mut writer = Writer::new(BufWriter::new(File::create(path).unwrap()), specs, &Default::default()).unwrap();
     for (spec, bytes) in &tensors {
@@ -27,11 +27,11 @@ fn write(path: &Path, tensors: Vec<(TensorSpec, Vec<u8>)>) {
     writer.finish().unwrap();
 }
 
-fn bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
+pub fn bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
     values.into_iter().flat_map(f32::to_le_bytes).collect()
 }
 
-fn signed(draws: &mut Draws) -> f32 {
+pub fn signed(draws: &mut Draws) -> f32 {
     draws.below(1 << 20) as f32 / (1 << 19) as f32 - 1.0
 }
 

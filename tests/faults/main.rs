@@ -1,8 +1,10 @@
-//! Processes killed without warning: nothing lost, nothing double, nothing half-visible.
+//! Servers and workers as processes: killed without warning, nothing is lost, nothing double, nothing half-visible; left
+//! alone, they do what was asked.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cluster;
 mod inputs;
+mod regression;
 
 use barycenter_api::{AttemptState, HistoryQuery, JobState, PushCheckpoint, client::ByteCounter};
 use cluster::Cluster;

@@ -4,6 +4,7 @@
 mod artifacts;
 mod candidate_sets;
 mod content;
+mod dataset_kinds;
 mod datasets;
 mod early_refusal;
 mod harness;

@@ -23,7 +23,7 @@ pub use artifact::{Artifact, Manifest, ManifestCandidate};
 pub use binary::{Bytes64, Floats};
 pub use candidate_set::{CandidateSet, CandidateSetRule, CreateCandidateSet, Direction, Member};
 pub use checkpoint::{Checkpoint, PushCheckpoint, TensorInfo};
-pub use dataset::{Dataset, Normalisation, PushDataset};
+pub use dataset::{Dataset, DatasetKind, Normalisation, PushDataset};
 pub use history::{CandidateRef, CoefficientTable, History, HistoryQuery, HistorySnapshot, TableFormat, TableQuery};
 pub use job::{
     Attempt, AttemptState, Job, JobFailure, JobQuery, JobState, JobSummary, ListJobs, MemoryEstimate, Phase, Progress,

@@ -56,10 +56,12 @@ pub struct Evaluation {
 /// Loss and accuracy on one part of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Evaluated {
-    /// Mean cross-entropy, nats a sample, without label smoothing.
+    /// Mean loss, without label smoothing: nats a sample (`cross_entropy`) or a token (`next_token`, its exponential is the
+    /// perplexity), or the mean squared error (`squared_error`).
     pub loss: f64,
-    /// Share of samples whose likeliest class is the label.
-    pub accuracy: f64,
+    /// Share of samples, or of tokens, whose likeliest class is the label; absent for `squared_error`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
 }
 
 /// A tensor that was not averaged.

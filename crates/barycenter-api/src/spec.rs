@@ -19,9 +19,10 @@ pub struct JobSpec {
     pub method: MethodSpec,
     /// What they are found, selected and reported on.
     pub data: DataSpec,
-    /// The loss.
+    /// The loss; where absent the one of the fit data: `cross_entropy` for labels, `squared_error` for targets,
+    /// `next_token` for tokens.
     #[serde(default)]
-    pub objective: ObjectiveSpec,
+    pub objective: Option<ObjectiveSpec>,
     /// Running statistics of the averaged model.
     #[serde(default)]
     pub batch_norm: BatchNormSpec,
@@ -280,22 +281,24 @@ pub struct Augmentation {
     pub flip: bool,
 }
 
-/// The loss that is minimised.
+/// The loss that is minimised. Each goes with one kind of dataset; reported losses are without smoothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ObjectiveSpec {
-    /// Softmax cross-entropy; reported losses are without smoothing.
+    /// Softmax cross-entropy with the class of each sample; for datasets with `labels`.
     CrossEntropy {
         /// Probability taken from the label and spread over all classes, in `[0, 1)`.
         #[serde(default)]
         label_smoothing: f64,
     },
-}
-
-impl Default for ObjectiveSpec {
-    fn default() -> Self {
-        Self::CrossEntropy { label_smoothing: 0.0 }
-    }
+    /// Squared error, the mean over a sample's numbers; for datasets with `targets`.
+    SquaredError {},
+    /// Softmax cross-entropy with the token that follows, the mean over all tokens but padding; for datasets with `tokens`.
+    NextToken {
+        /// Probability taken from the token and spread over the vocabulary, in `[0, 1)`.
+        #[serde(default)]
+        label_smoothing: f64,
+    },
 }
 
 /// Running statistics of the averaged model and of the baselines; without effect on networks that have none.
@@ -350,12 +353,25 @@ mod tests {
     }
 
     #[test]
+    fn an_objective_is_named_by_its_kind_alone() {
+        for (text, objective) in [
+            (r#"{"kind":"cross_entropy"}"#, ObjectiveSpec::CrossEntropy { label_smoothing: 0.0 }),
+            (r#"{"kind":"squared_error"}"#, ObjectiveSpec::SquaredError {}),
+            (r#"{"kind":"next_token"}"#, ObjectiveSpec::NextToken { label_smoothing: 0.0 }),
+        ] {
+            let spec: JobSpec = serde_json::from_str(&format!("{MINIMAL},\"objective\":{text}}}")).unwrap();
+            assert_eq!(spec.objective, Some(objective));
+        }
+    }
+
+    #[test]
     fn unknown_fields_are_refused_at_every_depth() {
         for extra in [
             r#""bits":4"#,
             r#""method":{"kind":"twa","bit":4}"#,
             r#""method":{"kind":"twa","optimiser":{"kind":"sgd","lr":0.1}}"#,
             r#""objective":{"kind":"cross_entropy","smoothing":0.1}"#,
+            r#""objective":{"kind":"squared_error","label_smoothing":0.1}"#,
             r#""batch_norm":{"polcy":"copy"}"#,
         ] {
             let error = serde_json::from_str::<JobSpec>(&format!("{MINIMAL},{extra}}}")).unwrap_err();

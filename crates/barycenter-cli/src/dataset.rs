@@ -10,9 +10,9 @@ use crate::{checkpoint::digest, exit::Outcome, output::Output, progress::Bar};
 /// Commands on datasets.
 #[derive(Debug, Subcommand)]
 pub enum DatasetCommand {
-    /// Upload a safetensors file with `inputs` and `labels`.
+    /// Upload a safetensors file with `inputs` and `labels` or `targets`, or with `tokens`.
     ///
-    /// The normalisation is read from the file's metadata; an option given here takes its place.
+    /// The normalisation of inputs is read from the file's metadata; an option given here takes its place.
     Push {
         /// Unique name; job specs use it.
         name: String,

@@ -194,7 +194,8 @@ fn show(output: &Output, job: &Job) -> anyhow::Result<()> {
     if output.format() == Format::Table
         && let Some(report) = &job.report
     {
-        output.table(tables::REPORT_COLUMNS, tables::report_rows(report))?;
+        let (columns, rows) = tables::report(job, report);
+        output.table(&columns, rows)?;
         output::write(&report.verdict)?;
         output::write(&tables::phases(report))?;
     }

@@ -59,7 +59,7 @@ impl Shown for Checkpoint {
 }
 
 impl Shown for Dataset {
-    const COLUMNS: &'static [&'static str] = &["name", "samples", "input", "size", "created", "id"];
+    const COLUMNS: &'static [&'static str] = &["name", "kind", "samples", "input", "size", "created", "id"];
 
     fn id(&self) -> String {
         self.dataset_id.to_string()
@@ -69,6 +69,10 @@ impl Shown for Dataset {
         let shape: Vec<_> = self.input_shape.iter().map(ToString::to_string).collect();
         vec![
             self.name.clone(),
+            match self.target_count {
+                Some(count) => format!("{} ({count})", self.kind),
+                None => self.kind.to_string(),
+            },
             self.sample_count.to_string(),
             format!("{} {}", shape.join("x"), self.input_dtype),
             bytes(self.size_bytes),

@@ -61,7 +61,10 @@ pub struct SpecArguments {
     /// Keep a snapshot of the coefficients every so many steps.
     #[arg(long, value_name = "STEPS")]
     history_every: Option<u32>,
-    /// Probability taken from the label and spread over all classes.
+    /// Loss; that of the fit data unless told.
+    #[arg(long, value_enum)]
+    objective: Option<Objective>,
+    /// Probability taken from the label, or the next token, and spread over all.
     #[arg(long, value_name = "P")]
     label_smoothing: Option<f64>,
     /// What happens to running statistics.
@@ -88,6 +91,14 @@ pub struct SpecArguments {
 enum Optimiser {
     Adamw,
     Sgd,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Objective {
+    CrossEntropy,
+    SquaredError,
+    NextToken,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -148,6 +159,7 @@ impl SpecArguments {
             ("method.epochs", json!(self.epochs)),
             ("method.batch_size", json!(self.batch_size)),
             ("method.history_every", json!(self.history_every)),
+            ("objective.kind", json!(self.objective.map(word))),
             ("objective.label_smoothing", json!(self.label_smoothing)),
             ("batch_norm.policy", json!(self.batch_norm.map(word))),
             ("batch_norm.dataset", json!(self.batch_norm_dataset)),

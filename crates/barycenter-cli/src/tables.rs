@@ -1,6 +1,8 @@
 //! What a job found, as tables: the report, the coefficients, the history.
 
-use barycenter_api::{CoefficientTable, Evaluated, HistoryQuery, HistorySnapshot, Report, client::Client};
+use barycenter_api::{
+    CoefficientTable, Evaluated, Evaluation, HistoryQuery, HistorySnapshot, Job, ObjectiveSpec, Report, client::Client,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -10,28 +12,25 @@ use crate::{
 
 /// Blocks that fit beside each other on a screen.
 const WIDEST: usize = 8;
-/// Headings of a report.
-pub const REPORT_COLUMNS: &[&str] =
-    &["method", "select loss", "select acc", "test loss", "test acc", "select loss - uniform (95 %)", "chosen"];
 
-/// A line for each method.
-pub fn report_rows(report: &Report) -> Vec<Vec<String>> {
-    let row = |evaluation: &barycenter_api::Evaluation| {
-        let [select_loss, select_accuracy] = figures(Some(&evaluation.select));
-        let [test_loss, test_accuracy] = figures(evaluation.test.as_ref());
+/// A report as headings and a line for each method; losses of tokens are told as perplexities too.
+pub fn report(job: &Job, report: &Report) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let of_tokens = matches!(job.spec.objective, Some(ObjectiveSpec::NextToken { .. }));
+    let columns = if of_tokens {
+        vec!["select loss", "select ppl", "select acc", "test loss", "test ppl", "test acc"]
+    } else {
+        vec!["select loss", "select acc", "test loss", "test acc"]
+    };
+    let row = |evaluation: &Evaluation| {
+        let select = figures(Some(&evaluation.select), of_tokens);
+        let test = figures(evaluation.test.as_ref(), of_tokens);
         let [low, high] = evaluation.select_difference_from_uniform;
         let chosen = if evaluation.method == report.chosen { "*" } else { "" };
-        vec![
-            evaluation.method.clone(),
-            select_loss,
-            select_accuracy,
-            test_loss,
-            test_accuracy,
-            format!("{low:+.4} to {high:+.4}"),
-            chosen.to_owned(),
-        ]
+        let end = [format!("{low:+.4} to {high:+.4}"), chosen.to_owned()];
+        [evaluation.method.clone()].into_iter().chain(select).chain(test).chain(end).collect()
     };
-    report.evaluations.iter().map(row).collect()
+    let columns = [vec!["method"], columns, vec!["select loss - uniform (95 %)", "chosen"]].concat();
+    (columns, report.evaluations.iter().map(row).collect())
 }
 
 /// `time: fetch 0.4 s, projection 0.1 s, ...`
@@ -40,8 +39,14 @@ pub fn phases(report: &Report) -> String {
     format!("time: {}", times.join(", "))
 }
 
-fn figures(evaluated: Option<&Evaluated>) -> [String; 2] {
-    evaluated.map_or_else(Default::default, |e| [format!("{:.4}", e.loss), format!("{:.2} %", 100.0 * e.accuracy)])
+/// Loss, perplexity where it has a meaning, and accuracy; a dash for each that there is not.
+fn figures(evaluated: Option<&Evaluated>, of_tokens: bool) -> Vec<String> {
+    let shown = |figure: Option<String>| figure.unwrap_or_else(|| "-".to_owned());
+    let loss = evaluated.map(|e| format!("{:.4}", e.loss));
+    let perplexity = evaluated.map(|e| format!("{:.2}", e.loss.exp()));
+    let accuracy = evaluated.and_then(|e| e.accuracy).map(|accuracy| format!("{:.2} %", 100.0 * accuracy));
+    let perplexity = of_tokens.then(|| shown(perplexity));
+    [Some(shown(loss)), perplexity, Some(shown(accuracy))].into_iter().flatten().collect()
 }
 
 /// Prints a line for each candidate, a column for each block as far as they fit.

@@ -45,6 +45,7 @@ fn every_documented_line_is_understood() {
         "set list --run r",
         "job submit -f spec.yaml --set method.bits=8 --wait",
         &format!("job submit --set-id {ID} --network mlp:features=2x2 --fit v --validate"),
+        &format!("job submit --set-id {ID} --network mlp:features=2x2 --fit v --objective next_token"),
         "job list --state running --run r",
         &format!("job show {ID}"),
         &format!("job watch {ID} --quiet"),

@@ -9,7 +9,7 @@ use barycenter_core::Result;
 use barycenter_core::data::{Augmentation, Dataset, Draws, Inputs, Normalisation};
 use barycenter_core::network::{Network, NetworkSpec};
 use barycenter_core::objective::{
-    Classification, ClassificationOptions, Objective, Recomputation, evaluate, recompute_statistics,
+    DatasetLoss, DatasetLossOptions, Loss, Objective, Recomputation, evaluate, recompute_statistics,
 };
 
 #[global_allocator]
@@ -30,8 +30,9 @@ fn run(batch_size: usize, steps: usize) -> Result<()> {
     let dataset = Arc::new(images(4 * batch_size)?);
     let indices: Vec<usize> = (0..dataset.len()).collect();
     let augmentation = Augmentation { pad: 4, flip: true };
-    let options = ClassificationOptions { batch_size, augmentation, label_smoothing: 0.0, seed: 0 };
-    let mut objective = Classification::new(network.clone(), dataset.clone(), indices.clone(), options)?;
+    let options =
+        DatasetLossOptions { batch_size, augmentation, loss: Loss::CrossEntropy { label_smoothing: 0.0 }, seed: 0 };
+    let mut objective = DatasetLoss::new(network.clone(), dataset.clone(), indices.clone(), options)?;
     let mut times = Vec::new();
     for step in 0..steps {
         let start = Instant::now();

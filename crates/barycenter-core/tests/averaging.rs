@@ -14,6 +14,7 @@ use barycenter_core::{
     data::{Augmentation, Dataset, Draws, Inputs, Normalisation, split},
     fit::{Optimiser, Schedule},
     network::{Network, NetworkSpec},
+    objective::Loss,
 };
 
 const FEATURES: usize = 12;
@@ -94,7 +95,7 @@ fn options() -> AverageOptions {
         batch_size: 32,
         history_every: 1,
         augmentation: Augmentation::default(),
-        label_smoothing: 0.0,
+        loss: Loss::CrossEntropy { label_smoothing: 0.0 },
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Recompute, augment: false, batches: None },
         guard: true,
         seed: 5,

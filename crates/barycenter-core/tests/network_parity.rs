@@ -10,7 +10,7 @@ use barycenter_core::network::{
     Mode, Network, NetworkSpec, Role, Statistics, StatisticsSum, TensorSpec, Weights, check_layout,
 };
 use barycenter_core::objective::{
-    Classification, ClassificationOptions, Objective, Recomputation, evaluate, recompute_statistics,
+    DatasetLoss, DatasetLossOptions, Loss, Objective, Recomputation, evaluate, recompute_statistics,
 };
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
@@ -87,19 +87,19 @@ impl Case {
         if self.sample.len() == 1 { stored } else { stored.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap() }
     }
 
-    fn objective(&self) -> Classification {
-        let classes = self.network().classes() as u32;
+    fn objective(&self) -> DatasetLoss {
+        let classes = self.network().outputs() as u32;
         let labels = (0..self.batch as u32).map(|sample| (7 * sample + 3) % classes).collect();
         let shape = [&[self.batch], self.sample].concat();
         let inputs = Inputs::F32(self.stored_inputs(0));
         let dataset = Dataset::from_inputs(inputs, &shape, labels, Normalisation::default()).unwrap();
-        let options = ClassificationOptions {
+        let options = DatasetLossOptions {
             batch_size: self.batch,
             augmentation: Augmentation::default(),
-            label_smoothing: self.label_smoothing,
+            loss: Loss::CrossEntropy { label_smoothing: self.label_smoothing },
             seed: 0,
         };
-        Classification::new(self.network(), Arc::new(dataset), (0..self.batch).collect(), options).unwrap()
+        DatasetLoss::new(self.network(), Arc::new(dataset), (0..self.batch).collect(), options).unwrap()
     }
 
     fn expected(&self) -> Expected {
@@ -246,8 +246,9 @@ impl RealCheckpoint {
         let test = self.dataset("test");
         let indices: Vec<usize> = (0..test.len()).collect();
         let results = evaluate(&*self.network, &self.parameters, statistics, &test, &indices, 250, &|| false).unwrap();
-        println!("loss {:.4}, accuracy {:.4}", results.mean_loss(), results.accuracy());
-        (results.mean_loss(), results.accuracy())
+        let accuracy = results.accuracy().unwrap();
+        println!("loss {:.4}, accuracy {accuracy:.4}", results.mean_loss());
+        (results.mean_loss(), accuracy)
     }
 }
 

@@ -70,7 +70,8 @@ pub(crate) fn run(
     let data = datasets.parts(lease)?;
     let (fit_samples, select_samples) = (data.fit.indices.len() as u64, data.select.indices.len() as u64);
     let mut reporter = Reporter(journal);
-    let averaging = Averaging::new(network, &candidates, &names, data, convert::options(spec), &mut reporter)?;
+    let options = convert::options(spec, data.fit.dataset.kind());
+    let averaging = Averaging::new(network, &candidates, &names, data, options, &mut reporter)?;
     journal.name_blocks(averaging.blocks().names());
 
     let (projection, projection_cached) = cached_projection(lease, cache, &averaging, journal)?;

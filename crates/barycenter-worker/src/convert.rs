@@ -4,9 +4,10 @@ use barycenter_api as api;
 use barycenter_core::{
     average::{AverageOptions, BatchNormOptions, BatchNormPolicy},
     blocks::Granularity,
-    data::{Augmentation, Normalisation},
+    data::{Augmentation, DatasetKind, Normalisation},
     fit::{Optimiser, Schedule},
     network::NetworkSpec,
+    objective::Loss,
 };
 
 /// The network a spec names.
@@ -21,10 +22,9 @@ pub(crate) fn network(spec: &api::NetworkSpec) -> NetworkSpec {
     }
 }
 
-/// The options of a spec whose defaults the server has filled in.
-pub(crate) fn options(spec: &api::JobSpec) -> AverageOptions {
+/// The options of a spec whose defaults the server has filled in, and whose fit data is of this kind.
+pub(crate) fn options(spec: &api::JobSpec, kind: DatasetKind) -> AverageOptions {
     let api::MethodSpec::Twa(twa) = &spec.method;
-    let api::ObjectiveSpec::CrossEntropy { label_smoothing } = spec.objective;
     let (optimiser, learning_rate) = optimiser(&twa.optimiser, twa.granularity);
     AverageOptions {
         granularity: match twa.granularity {
@@ -48,10 +48,18 @@ pub(crate) fn options(spec: &api::JobSpec) -> AverageOptions {
             .augmentation
             .map(|a| Augmentation { pad: a.pad as usize, flip: a.flip })
             .unwrap_or_default(),
-        label_smoothing,
+        loss: spec.objective.as_ref().map_or_else(|| Loss::of(kind), loss),
         batch_norm: batch_norm(&spec.batch_norm),
         guard: spec.guard == api::Guard::On,
         seed: spec.seed,
+    }
+}
+
+fn loss(objective: &api::ObjectiveSpec) -> Loss {
+    match *objective {
+        api::ObjectiveSpec::CrossEntropy { label_smoothing } => Loss::CrossEntropy { label_smoothing },
+        api::ObjectiveSpec::SquaredError {} => Loss::SquaredError,
+        api::ObjectiveSpec::NextToken { label_smoothing } => Loss::NextToken { label_smoothing },
     }
 }
 

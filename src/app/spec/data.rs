@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 
 use barycenter_api::{BatchNormPolicy, JobSpec};
-use barycenter_core::network::Network;
+use barycenter_core::{data, network::Network, objective::check_kind};
 use sqlx::PgConnection;
 
-use super::Faults;
+use super::{Faults, objective};
 use crate::{
     app::{AppResult, error::AppError},
-    domain::{dataset::Dataset, ids::DatasetId, name::shown, problem_code::ProblemCode},
+    domain::{
+        dataset::{Dataset, DatasetKind},
+        ids::DatasetId,
+        name::shown,
+        problem_code::ProblemCode,
+    },
 };
 
 const DEFAULT_SELECT_FRACTION: f64 = 0.2;
@@ -41,25 +46,28 @@ pub(super) async fn resolve(
     ]
     .into_iter()
     .filter_map(|(field, name)| name.map(|name| (field, name)))
+    // What batch norm takes over from the fit data is at fault there, once.
+    .filter(|(field, name)| *field != "batch_norm.dataset" || *name != spec.data.fit)
     .collect();
     let mut found = BTreeMap::new();
     for (field, name) in &named {
-        // What batch norm takes over from the fit data is at fault there, once.
-        let is_repeated = *field == "batch_norm.dataset" && *name == spec.data.fit;
-        if is_repeated {
-            continue;
-        }
         match find(conn, name).await? {
             None => faults.add(*field, format!("there is no dataset `{}`", shown(name))),
             Some(dataset) => {
-                check_input(network, field, &dataset, faults);
                 found.insert(name.clone(), dataset);
             }
         }
     }
-    let Some(fit) = found.get(&spec.data.fit) else {
+    let fit = found.get(&spec.data.fit);
+    for (field, name) in &named {
+        if let Some(dataset) = found.get(name) {
+            check_dataset(network, field, dataset, fit, faults);
+        }
+    }
+    let Some(fit) = fit else {
         return Ok(None);
     };
+    objective::resolve(&mut spec.objective, &fit.name, fit.shape.kind, faults);
     resolve_split(spec, fit.shape.sample_count, faults);
     check_augmentation(spec, &fit.shape.input_shape, faults);
     // Two words may name one dataset, which is held once.
@@ -79,9 +87,26 @@ async fn find(conn: &mut PgConnection, name: &str) -> AppResult<Option<Dataset>>
     }
 }
 
-fn check_input(network: Option<&dyn Network>, field: &str, dataset: &Dataset, faults: &mut Faults) {
+/// One loss judges all data of a job, and one network reads it.
+fn check_dataset(
+    network: Option<&dyn Network>,
+    field: &str,
+    dataset: &Dataset,
+    fit: Option<&Dataset>,
+    faults: &mut Faults,
+) {
+    let named = |dataset: &Dataset| format!("`{}` has `{}`", dataset.name, dataset.shape.kind.name());
+    if let Some(fit) = fit.filter(|fit| fit.shape.kind.name() != dataset.shape.kind.name()) {
+        faults.add(field, format!("dataset {}, the fit data {}", named(dataset), named(fit)));
+        return;
+    }
+    let kind = match dataset.shape.kind {
+        DatasetKind::Labels => data::DatasetKind::Labels,
+        DatasetKind::Targets { count } => data::DatasetKind::Targets { count: count as usize },
+        DatasetKind::Tokens => data::DatasetKind::Tokens,
+    };
     let shape = to_usize(&dataset.shape.input_shape);
-    if let Some(Err(error)) = network.map(|network| network.check_input(&shape)) {
+    if let Some(Err(error)) = network.map(|network| check_kind(network, kind, &shape)) {
         faults.add(field, format!("dataset `{}` does not fit the network: {error}", dataset.name));
     }
 }

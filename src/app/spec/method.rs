@@ -1,6 +1,6 @@
 //! The numbers of a spec, which need nothing but themselves.
 
-use barycenter_api::{Granularity, ObjectiveSpec, OptimiserSpec, ScheduleSpec, TwaSpec};
+use barycenter_api::{Granularity, OptimiserSpec, ScheduleSpec, TwaSpec};
 
 use super::Faults;
 
@@ -11,8 +11,8 @@ const MAX_BATCH_SIZE: u32 = 65_536;
 const RATE_OF_ONE_BLOCK: f64 = 0.1;
 const RATE_OF_MANY_BLOCKS: f64 = 0.01;
 
-/// Checks method and objective and fills in the learning rate.
-pub(super) fn resolve(twa: &mut TwaSpec, objective: &ObjectiveSpec, faults: &mut Faults) {
+/// Checks the method and fills in the learning rate.
+pub(super) fn resolve(twa: &mut TwaSpec, faults: &mut Faults) {
     faults.check(BITS.contains(&twa.bits), "method.bits", || format!("must be 1, 2, 4, 8 or 32, not {}", twa.bits));
     check_count(twa.epochs, MAX_EPOCHS, "method.epochs", faults);
     check_count(twa.batch_size, MAX_BATCH_SIZE, "method.batch_size", faults);
@@ -23,8 +23,6 @@ pub(super) fn resolve(twa: &mut TwaSpec, objective: &ObjectiveSpec, faults: &mut
         let sound = (0.0..=1.0).contains(&warm_up);
         faults.check(sound, "method.schedule.warm_up", || format!("must lie in [0, 1], not {warm_up}"));
     }
-    let ObjectiveSpec::CrossEntropy { label_smoothing } = objective;
-    check_unit(*label_smoothing, "objective.label_smoothing", faults);
 }
 
 fn check_optimiser(optimiser: &mut OptimiserSpec, default_rate: f64, faults: &mut Faults) {
@@ -53,7 +51,7 @@ fn check_count(value: u32, most: u32, field: &str, faults: &mut Faults) {
     faults.check((1..=most).contains(&value), field, || format!("must be 1 to {most}, not {value}"));
 }
 
-fn check_unit(value: f64, field: &str, faults: &mut Faults) {
+pub(super) fn check_unit(value: f64, field: &str, faults: &mut Faults) {
     faults.check((0.0..1.0).contains(&value), field, || format!("must lie in [0, 1), not {value}"));
 }
 
@@ -65,7 +63,7 @@ mod tests {
         let mut twa = TwaSpec::default();
         change(&mut twa);
         let mut faults = Faults::default();
-        resolve(&mut twa, &ObjectiveSpec::default(), &mut faults);
+        resolve(&mut twa, &mut faults);
         faults.0.into_iter().map(|fault| fault.field).collect()
     }
 
@@ -103,15 +101,6 @@ mod tests {
     }
 
     #[test]
-    fn label_smoothing_must_leave_the_label_something() {
-        for label_smoothing in [-0.1, 1.0, f64::NAN] {
-            let mut faults = Faults::default();
-            resolve(&mut TwaSpec::default(), &ObjectiveSpec::CrossEntropy { label_smoothing }, &mut faults);
-            assert_eq!(faults.0[0].field, "objective.label_smoothing");
-        }
-    }
-
-    #[test]
     fn the_learning_rate_depends_on_the_granularity_unless_told() {
         for (granularity, given, expected) in [
             (Granularity::Model, None, 0.1),
@@ -121,7 +110,7 @@ mod tests {
         ] {
             let optimiser = OptimiserSpec::Sgd { learning_rate: given, momentum: 0.9, weight_decay: 0.0 };
             let mut twa = TwaSpec { granularity, optimiser, ..TwaSpec::default() };
-            resolve(&mut twa, &ObjectiveSpec::default(), &mut Faults::default());
+            resolve(&mut twa, &mut Faults::default());
             let expected = OptimiserSpec::Sgd { learning_rate: Some(expected), momentum: 0.9, weight_decay: 0.0 };
             assert_eq!(twa.optimiser, expected);
         }

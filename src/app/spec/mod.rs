@@ -5,6 +5,7 @@
 mod data;
 mod method;
 mod network;
+mod objective;
 
 use barycenter_api::{JobSpec, MemoryEstimate, MethodSpec};
 use sqlx::PgConnection;
@@ -57,7 +58,8 @@ impl Faults {
 pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Resolved> {
     let mut faults = Faults::default();
     let MethodSpec::Twa(twa) = &mut spec.method;
-    method::resolve(twa, &spec.objective, &mut faults);
+    method::resolve(twa, &mut faults);
+    objective::check(spec.objective.as_ref(), &mut faults);
     let candidates = find_candidates(conn, &spec, &mut faults).await?;
     let tensors = candidates.as_ref().map(|candidates| candidates.tensors.as_slice());
     let network = network::check(&spec.network, tensors, &mut faults);

@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderMap, Method},
     response::Response,
 };
-use barycenter_api::{Dataset, ListQuery, Normalisation, Page, PushDataset};
+use barycenter_api::{Dataset, DatasetKind, ListQuery, Normalisation, Page, PushDataset};
 use utoipa_axum::routes;
 
 use crate::{
@@ -32,6 +32,8 @@ impl From<domain::dataset::Dataset> for Dataset {
         Self {
             dataset_id: dataset.dataset_id.0,
             name: dataset.name,
+            kind: dataset.shape.kind.into(),
+            target_count: dataset.shape.kind.target_count(),
             sample_count: dataset.shape.sample_count,
             input_shape: dataset.shape.input_shape,
             input_dtype: dataset.shape.input_dtype,
@@ -43,6 +45,16 @@ impl From<domain::dataset::Dataset> for Dataset {
     }
 }
 
+impl From<domain::dataset::DatasetKind> for DatasetKind {
+    fn from(kind: domain::dataset::DatasetKind) -> Self {
+        match kind {
+            domain::dataset::DatasetKind::Labels => Self::Labels,
+            domain::dataset::DatasetKind::Targets { .. } => Self::Targets,
+            domain::dataset::DatasetKind::Tokens => Self::Tokens,
+        }
+    }
+}
+
 impl From<domain::dataset::Normalisation> for Normalisation {
     fn from(normalisation: domain::dataset::Normalisation) -> Self {
         let domain::dataset::Normalisation { scale, mean, std } = normalisation;
@@ -50,7 +62,12 @@ impl From<domain::dataset::Normalisation> for Normalisation {
     }
 }
 
-/// Push a dataset: one safetensors file with `inputs` (U8 or F32) and `labels` (I64).
+/// Push a dataset: one safetensors file of one of three kinds.
+///
+/// - `labels`: `inputs` (U8 or F32, `[N, channels, height, width]` or `[N, features]`) and `labels` (I64, `[N]`);
+/// - `targets`: such `inputs` and `targets` (F32, `[N, k]`);
+/// - `tokens`: `tokens` (I64, I32 or U16, `[N, T + 1]`), of which the first T are read and the last T predicted; a
+///   `padding_token` in the file's metadata is never predicted.
 ///
 /// The header is checked before the body is stored. The same bytes under the same name again are answered with 200.
 #[utoipa::path(

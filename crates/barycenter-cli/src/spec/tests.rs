@@ -1,6 +1,6 @@
 use std::io::Write;
 
-use barycenter_api::{MethodSpec, NetworkSpec, OptimiserSpec};
+use barycenter_api::{MethodSpec, NetworkSpec, ObjectiveSpec, OptimiserSpec};
 use clap::Parser;
 
 use super::*;
@@ -31,6 +31,19 @@ fn options_alone_make_a_spec() {
     let spec = parse(&[&words[..], &more[..]].concat()).unwrap();
     assert_eq!(spec.network, NetworkSpec::ResnetCifar { depth: 20, classes: 10 });
     insta::assert_snapshot!(serde_json::to_string_pretty(&spec).unwrap());
+}
+
+#[test]
+fn an_objective_is_named_or_left_to_the_data() {
+    let with = |more: &[&str]| {
+        parse(&[&["--set-id", SET, "--network", "mlp:features=2x2", "--fit", "v"], more].concat()).map(|s| s.objective)
+    };
+    assert_eq!(with(&[]).unwrap(), None);
+    assert_eq!(with(&["--objective", "squared_error"]).unwrap(), Some(ObjectiveSpec::SquaredError {}));
+    let smoothed = with(&["--objective", "next_token", "--label-smoothing", "0.1"]).unwrap();
+    assert_eq!(smoothed, Some(ObjectiveSpec::NextToken { label_smoothing: 0.1 }));
+    let error = with(&["--objective", "squared_error", "--label-smoothing", "0.1"]).unwrap_err();
+    assert!(error.to_string().contains("unknown field `label_smoothing`"), "{error}");
 }
 
 #[test]

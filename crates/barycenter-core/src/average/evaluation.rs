@@ -14,10 +14,10 @@ use crate::{
 /// Mean loss and accuracy on one part of the data.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scores {
-    /// Mean cross-entropy, nats a sample.
+    /// Mean loss, without label smoothing: nats a sample or token, or mean squared error.
     pub loss: f64,
-    /// Share of samples whose likeliest class is the label.
-    pub accuracy: f64,
+    /// Share of samples or tokens whose likeliest class is the label; `None` for targets.
+    pub accuracy: Option<f64>,
 }
 
 impl From<&SampleResults> for Scores {

@@ -6,6 +6,7 @@ use crate::{
     blocks::Granularity,
     data::{Augmentation, Dataset},
     fit::{Optimiser, Schedule},
+    objective::Loss,
 };
 
 /// Options of an averaging job (`docs/method.md`).
@@ -27,10 +28,10 @@ pub struct AverageOptions {
     pub batch_size: usize,
     /// Keep a snapshot of the coefficients every so many steps.
     pub history_every: u64,
-    /// Augmentation while fitting.
+    /// Augmentation while fitting, of images.
     pub augmentation: Augmentation,
-    /// Label smoothing while fitting; evaluations use none.
-    pub label_smoothing: f64,
+    /// What is made small; evaluations use no label smoothing.
+    pub loss: Loss,
     /// Running statistics of averaged weights.
     pub batch_norm: BatchNormOptions,
     /// Whether a baseline that beats the fit on the select part is returned in its place.

@@ -12,7 +12,7 @@ use crate::{
     checkpoint::{CheckpointFile, check_candidates, check_finite},
     fit::{Fit, FitOptions, StepReport},
     network::{Network, Role, Statistics, check_layout},
-    objective::{Classification, ClassificationOptions, Objective as _, SampleResults},
+    objective::{DatasetLoss, DatasetLossOptions, Objective as _, SampleResults},
     projection::{self, Projection},
 };
 
@@ -148,12 +148,12 @@ impl<'a> Averaging<'a> {
     }
 
     fn fit(&self, projection: &Projection, state: Option<State>, progress: &mut dyn Progress) -> Result<BestSnapshot> {
-        let AverageOptions { batch_size, augmentation, label_smoothing, seed, .. } = self.options;
-        let mut objective = Classification::new(
+        let AverageOptions { batch_size, augmentation, loss, seed, .. } = self.options;
+        let mut objective = DatasetLoss::new(
             Arc::clone(&self.network),
             Arc::clone(&self.data.fit.dataset),
             self.data.fit.indices.clone(),
-            ClassificationOptions { batch_size, augmentation, label_smoothing, seed },
+            DatasetLossOptions { batch_size, augmentation, loss, seed },
         )?;
         let steps_per_epoch = objective.steps_per_epoch();
         let steps = steps_per_epoch * self.options.epochs;
@@ -271,6 +271,7 @@ impl<'a> Averaging<'a> {
                 select_difference_from_uniform: paired_interval(
                     &contender.select.losses,
                     &uniform.select.losses,
+                    &uniform.select.weights,
                     self.options.seed,
                 ),
             })

@@ -1,154 +1,154 @@
-//! A set of labelled samples.
+//! A set of samples with what they are judged by.
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use memmap2::Mmap;
-use rayon::prelude::*;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 
-use super::augmentation::Crop;
+use super::header::{DatasetHeader, DatasetKind};
+use super::labels::Labels;
+use super::samples::{Inputs, Samples, Stored};
+use super::tokens::Tokens;
 use super::{Augmentation, Epoch, Normalisation};
+use crate::checkpoint::{DEFAULT_HEADER_LIMIT, Dtype, Layout};
 use crate::{Error, Result};
-
-/// Stored inputs, row-major: [samples, channels, height, width] or [samples, features].
-pub enum Inputs {
-    /// Bytes.
-    U8(Vec<u8>),
-    /// Floats.
-    F32(Vec<f32>),
-}
-
-/// Inputs where they lie.
-enum Stored {
-    Owned(Inputs),
-    /// Little-endian elements in a file, from `start` on; `f32` need not be aligned there.
-    Mapped {
-        file: Mmap,
-        start: usize,
-        is_f32: bool,
-    },
-}
 
 /// A batch as the network takes it.
 pub struct Batch {
-    /// Normalised inputs: [batch, height, width, channels] or [batch, features].
+    /// Normalised inputs, [batch, height, width, channels] or [batch, features], or tokens (`u32`), [batch, positions].
     pub inputs: Tensor,
-    /// Class of each sample.
-    pub labels: Arc<[u32]>,
+    /// What each sample is judged by.
+    pub labels: Labels,
 }
 
-/// Samples with labels, read as they are needed.
-pub struct Dataset {
-    inputs: Stored,
-    labels: Vec<u32>,
-    sample_shape: Vec<usize>,
-    normalisation: Normalisation,
-    /// What each byte becomes, for each distinct channel.
-    table: Vec<[f32; 256]>,
+/// Samples, read as they are needed, with what they are judged by.
+pub struct Dataset(Content);
+
+enum Content {
+    Labels { samples: Samples, classes: Vec<u32> },
+    Targets { samples: Samples, values: Vec<f32>, count: usize },
+    Tokens(Tokens),
 }
 
 impl Dataset {
-    /// Maps a safetensors file with `inputs` (`u8` or `f32`, `[N, C, H, W]` or `[N, F]`) and `labels` (`i64`, `[N]`).
+    /// Maps a safetensors file of one of the kinds that [`DatasetHeader::read`] knows.
     ///
-    /// Without a `normalisation` that of the file's metadata (`scale`, `mean`, `std`) is taken. Errors name what is wrong
-    /// with the file; `f32` inputs are checked to be finite, which reads them once.
+    /// Without a `normalisation` that of the file's metadata (`scale`, `mean`, `std`) is taken; tokens have none. Errors
+    /// name what is wrong with the file; floats are checked to be finite and tokens to be tokens, which reads them once.
     pub fn open(path: &Path, normalisation: Option<Normalisation>) -> Result<Self> {
         let file = File::open(path).map_err(|source| Error::io(path, source))?;
         #[expect(unsafe_code, reason = "mapping a file is how a set larger than memory is read")]
         // SAFETY: the map is read-only; the files are a worker's own downloads, which nobody cuts short while it runs.
         let file = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(path, source))?;
-        let corrupt = |error: safetensors::SafeTensorError| Error::corrupt(format!("{}: {error}", path.display()));
-        let (_, header) = SafeTensors::read_metadata(&file).map_err(corrupt)?;
-        let tensors = SafeTensors::deserialize(&file).map_err(corrupt)?;
-        let normalisation = match normalisation {
-            Some(normalisation) => normalisation,
-            None => Normalisation::of_metadata(header.metadata().as_ref())?,
-        };
-        let find =
-            |name: &str| tensors.tensor(name).map_err(|_| Error::input(format!("dataset has no tensor `{name}`")));
-        let (inputs, labels) = (find("inputs")?, find("labels")?);
-        let is_f32 = match inputs.dtype() {
-            Dtype::U8 => false,
-            Dtype::F32 => true,
-            other => return Err(Error::input(format!("`inputs` has dtype {other:?}, it must be U8 or F32"))),
-        };
-        let shape = inputs.shape().to_vec();
-        let labels = read_labels(&labels)?;
-        let start = inputs.data().as_ptr().addr() - file.as_ptr().addr();
-        Self::new(Stored::Mapped { file, start, is_f32 }, &shape, labels, normalisation)
+        let layout = Layout::of_file(&file, DEFAULT_HEADER_LIMIT).map_err(|error| match error {
+            Error::Corrupt(what) => Error::corrupt(format!("{}: {what}", path.display())),
+            other => other,
+        })?;
+        let header = DatasetHeader::read(&layout)?;
+        match header.kind {
+            DatasetKind::Labels => {
+                let classes = read_classes(&file[range(&layout, "labels")])?;
+                Self::with_classes(map_samples(file, &layout, &header, normalisation)?, classes)
+            }
+            DatasetKind::Targets { count } => {
+                let values = read_floats(&file[range(&layout, "targets")]);
+                Self::with_targets(map_samples(file, &layout, &header, normalisation)?, values, count)
+            }
+            DatasetKind::Tokens => {
+                let start = range(&layout, "tokens").start;
+                Ok(Self(Content::Tokens(Tokens::mapped(file, start, &header)?)))
+            }
+        }
     }
 
-    /// From inputs in memory, of shape [N, C, H, W] or [N, F].
+    /// From inputs in memory, of shape [N, C, H, W] or [N, F], with a class for each.
     pub fn from_inputs(
         inputs: Inputs,
         shape: &[usize],
         labels: Vec<u32>,
         normalisation: Normalisation,
     ) -> Result<Self> {
-        let found = match &inputs {
-            Inputs::U8(values) => values.len(),
-            Inputs::F32(values) => values.len(),
-        };
-        if found != shape.iter().product::<usize>() {
-            return Err(Error::input(format!(
-                "`inputs` has {found} elements, its shape {shape:?} asks for another number"
-            )));
-        }
-        Self::new(Stored::Owned(inputs), shape, labels, normalisation)
+        Self::with_classes(Samples::new(Stored::Owned(inputs), shape, normalisation)?, labels)
     }
 
-    fn new(inputs: Stored, shape: &[usize], labels: Vec<u32>, normalisation: Normalisation) -> Result<Self> {
-        let Some((&count, sample_shape)) = shape.split_first().filter(|(_, sample)| matches!(sample.len(), 1 | 3))
-        else {
-            return Err(Error::input(format!("`inputs` has shape {shape:?}, it must be [N, C, H, W] or [N, F]")));
-        };
-        if shape.contains(&0) {
-            return Err(Error::input(format!("`inputs` of shape {shape:?} holds nothing")));
+    /// From inputs in memory, of shape [N, C, H, W] or [N, F], with `count` target numbers for each.
+    pub fn from_targets(
+        inputs: Inputs,
+        shape: &[usize],
+        targets: Vec<f32>,
+        count: usize,
+        normalisation: Normalisation,
+    ) -> Result<Self> {
+        Self::with_targets(Samples::new(Stored::Owned(inputs), shape, normalisation)?, targets, count)
+    }
+
+    /// From rows of `length` tokens in memory: all but the last of a row are its input, all but the first are predicted,
+    /// where they are not the padding token.
+    pub fn from_tokens(tokens: Vec<u32>, length: usize, padding_token: Option<u32>) -> Result<Self> {
+        Ok(Self(Content::Tokens(Tokens::owned(tokens, length, padding_token)?)))
+    }
+
+    fn with_classes(samples: Samples, classes: Vec<u32>) -> Result<Self> {
+        if classes.len() != samples.len() {
+            return Err(Error::input(format!("{} inputs but {} labels", samples.len(), classes.len())));
         }
-        if labels.len() != count {
-            return Err(Error::input(format!("{count} inputs but {} labels", labels.len())));
+        Ok(Self(Content::Labels { samples, classes }))
+    }
+
+    fn with_targets(samples: Samples, values: Vec<f32>, count: usize) -> Result<Self> {
+        if count == 0 || values.len() != samples.len() * count {
+            let message = format!("{} inputs but {} targets of {count} a sample", samples.len(), values.len());
+            return Err(Error::input(message));
         }
-        normalisation.check()?;
-        normalisation.check_channels(sample_shape[0])?;
-        let byte_table = |channel| std::array::from_fn(|byte| normalisation.apply(byte as f64, channel));
-        let table = (0..normalisation.distinct()).map(byte_table).collect();
-        let dataset = Self { inputs, labels, sample_shape: sample_shape.to_vec(), normalisation, table };
-        dataset.check_finite()?;
-        Ok(dataset)
+        if let Some(bad) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::input(format!("`targets` holds {} in sample {}", values[bad], bad / count)));
+        }
+        Ok(Self(Content::Targets { samples, values, count }))
+    }
+
+    /// What the samples are judged by.
+    pub fn kind(&self) -> DatasetKind {
+        match &self.0 {
+            Content::Labels { .. } => DatasetKind::Labels,
+            Content::Targets { count, .. } => DatasetKind::Targets { count: *count },
+            Content::Tokens(_) => DatasetKind::Tokens,
+        }
     }
 
     /// Number of samples.
     pub fn len(&self) -> usize {
-        self.labels.len()
+        match &self.0 {
+            Content::Labels { samples, .. } | Content::Targets { samples, .. } => samples.len(),
+            Content::Tokens(tokens) => tokens.len(),
+        }
     }
 
     /// Whether there are no samples; a dataset is never made without any.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
+        self.len() == 0
     }
 
-    /// Shape of one stored input: `[channels, height, width]` or `[features]`.
+    /// Shape of one input as it is stored: `[channels, height, width]`, `[features]` or `[positions]`.
     pub fn sample_shape(&self) -> &[usize] {
-        &self.sample_shape
+        match &self.0 {
+            Content::Labels { samples, .. } | Content::Targets { samples, .. } => samples.shape(),
+            Content::Tokens(tokens) => tokens.shape(),
+        }
     }
 
-    /// How stored inputs are normalised.
-    pub fn normalisation(&self) -> &Normalisation {
-        &self.normalisation
-    }
-
-    /// Errors where a label is none of `classes` classes.
-    pub fn check_labels(&self, classes: usize) -> Result<()> {
-        match self.labels.iter().position(|label| *label as usize >= classes) {
-            None => Ok(()),
-            Some(sample) => {
-                let label = self.labels[sample];
-                Err(Error::input(format!("label {label} of sample {sample} is none of {classes} classes")))
-            }
+    /// Errors where a label or a token is none that a network with so many outputs can predict.
+    pub fn check_labels(&self, outputs: usize) -> Result<()> {
+        match &self.0 {
+            Content::Labels { classes, .. } => match classes.iter().position(|label| *label as usize >= outputs) {
+                None => Ok(()),
+                Some(sample) => {
+                    let label = classes[sample];
+                    Err(Error::input(format!("label {label} of sample {sample} is none of {outputs} classes")))
+                }
+            },
+            Content::Targets { .. } => Ok(()),
+            Content::Tokens(tokens) => tokens.check_vocabulary(outputs),
         }
     }
 
@@ -157,98 +157,51 @@ impl Dataset {
         if let Some(index) = indices.iter().find(|index| **index >= self.len()) {
             return Err(Error::input(format!("sample {index} of a dataset of {}", self.len())));
         }
-        let length: usize = self.sample_shape.iter().product();
-        let mut values = vec![0.0; indices.len() * length];
-        values
-            .par_chunks_mut(length)
-            .zip(indices)
-            .for_each(|(sample, &index)| self.write_sample(index, augmentation.crop(epoch, index), sample));
-        let mut shape = vec![indices.len()];
-        match self.sample_shape[..] {
-            [channels, height, width] => shape.extend([height, width, channels]),
-            _ => shape.extend(&self.sample_shape),
-        }
-        let inputs = Tensor::from_vec(values, shape, &Device::Cpu)?;
-        Ok(Batch { inputs, labels: indices.iter().map(|&index| self.labels[index]).collect() })
-    }
-
-    fn write_sample(&self, index: usize, crop: Crop, target: &mut [f32]) {
-        let [channels, height, width] = self.sample_shape[..] else {
-            for (feature, target) in target.iter_mut().enumerate() {
-                *target = self.value(index * self.sample_shape[0] + feature, feature);
+        let (inputs, labels) = match &self.0 {
+            Content::Labels { samples, classes } => {
+                let labels = Labels::Classes(indices.iter().map(|&index| classes[index]).collect());
+                (samples.batch(indices, augmentation, epoch)?, labels)
             }
-            return;
+            Content::Targets { samples, values, count } => {
+                let values = indices.iter().flat_map(|index| &values[index * count..][..*count]).copied().collect();
+                (samples.batch(indices, augmentation, epoch)?, Labels::Targets { values, count: *count })
+            }
+            Content::Tokens(tokens) => tokens.batch(indices)?,
         };
-        let first = index * channels * height * width;
-        for (pixel, target) in target.chunks_exact_mut(channels).enumerate() {
-            let source = crop.source(pixel / width, pixel % width, height, width);
-            for (channel, target) in target.iter_mut().enumerate() {
-                *target = match source {
-                    Some((row, column)) => self.value(first + (channel * height + row) * width + column, channel),
-                    None => self.normalisation.apply(0.0, channel),
-                };
-            }
-        }
-    }
-
-    /// The normalised element at this position of the stored inputs.
-    fn value(&self, position: usize, channel: usize) -> f32 {
-        let of_byte = |byte: u8| self.table[if self.table.len() == 1 { 0 } else { channel }][byte as usize];
-        match &self.inputs {
-            Stored::Owned(Inputs::U8(values)) => of_byte(values[position]),
-            Stored::Mapped { file, start, is_f32: false } => of_byte(file[start + position]),
-            _ => self.normalisation.apply(f64::from(self.stored_f32(position)), channel),
-        }
-    }
-
-    /// A stored float; a stored byte is a whole number.
-    fn stored_f32(&self, position: usize) -> f32 {
-        match &self.inputs {
-            Stored::Owned(Inputs::U8(values)) => f32::from(values[position]),
-            Stored::Owned(Inputs::F32(values)) => values[position],
-            Stored::Mapped { file, start, is_f32: false } => f32::from(file[start + position]),
-            Stored::Mapped { file, start, is_f32: true } => {
-                let bytes = &file[start + 4 * position..][..4];
-                f32::from_le_bytes(bytes.try_into().expect("the slice has 4 bytes"))
-            }
-        }
-    }
-
-    fn check_finite(&self) -> Result<()> {
-        if matches!(self.inputs, Stored::Owned(Inputs::U8(_)) | Stored::Mapped { is_f32: false, .. }) {
-            return Ok(());
-        }
-        let length: usize = self.sample_shape.iter().product();
-        let bad =
-            (0..self.len() * length).into_par_iter().find_first(|position| !self.stored_f32(*position).is_finite());
-        match bad {
-            None => Ok(()),
-            Some(position) => {
-                let value = self.stored_f32(position);
-                Err(Error::input(format!("`inputs` holds {value} in sample {}", position / length)))
-            }
-        }
+        Ok(Batch { inputs, labels })
     }
 }
 
-impl Normalisation {
-    /// From the metadata of a safetensors file.
-    pub fn of_metadata(metadata: Option<&std::collections::HashMap<String, String>>) -> Result<Self> {
-        let text = |name: &str| metadata.and_then(|metadata| metadata.get(name)).map(String::as_str);
-        Self::parse(text("scale"), text("mean"), text("std"))
-    }
+fn map_samples(
+    file: Mmap,
+    layout: &Layout,
+    header: &DatasetHeader,
+    normalisation: Option<Normalisation>,
+) -> Result<Samples> {
+    let normalisation = normalisation.map_or_else(|| Normalisation::of_metadata(&layout.metadata), Ok)?;
+    let (start, is_f32) = (range(layout, "inputs").start, header.input_dtype == Dtype::F32);
+    let shape = [&[header.sample_count], &header.sample_shape[..]].concat();
+    Samples::new(Stored::Mapped { file, start, is_f32 }, &shape, normalisation)
 }
 
-fn read_labels(labels: &TensorView<'_>) -> Result<Vec<u32>> {
-    if labels.dtype() != Dtype::I64 || labels.shape().len() != 1 {
-        let message = format!("`labels` is {:?} {:?}, it must be I64 [N]", labels.dtype(), labels.shape());
-        return Err(Error::input(message));
-    }
-    let labels = labels.data().chunks_exact(8).enumerate().map(|(sample, bytes)| {
-        let label = i64::from_le_bytes(bytes.try_into().expect("the chunk has 8 bytes"));
+/// Bytes of a tensor in its file, whose size was checked.
+fn range(layout: &Layout, name: &str) -> std::ops::Range<usize> {
+    let tensor = layout.find(name).expect("the dataset's header was read");
+    let at = |position: u64| (layout.header_bytes + position) as usize;
+    at(tensor.range.start)..at(tensor.range.end)
+}
+
+fn read_classes(bytes: &[u8]) -> Result<Vec<u32>> {
+    let (labels, _) = bytes.as_chunks();
+    let class = |(sample, bytes): (usize, &[u8; 8])| {
+        let label = i64::from_le_bytes(*bytes);
         u32::try_from(label).map_err(|_| Error::input(format!("label {label} of sample {sample} is no class")))
-    });
-    labels.collect()
+    };
+    labels.iter().enumerate().map(class).collect()
+}
+
+fn read_floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Labelled samples: reading them, normalising them, drawing batches of them.
+//! Samples with what they are judged by: reading them, normalising them, drawing batches of them.
 //!
 //! Everything random here is a function of a seed, an epoch and a sample index, never of what was drawn before, so that
 //! a resumed job sees the same data as one that was never stopped.
@@ -6,11 +6,18 @@
 mod augmentation;
 mod dataset;
 mod draws;
+mod header;
+mod labels;
 mod normalisation;
 mod order;
+mod samples;
+mod tokens;
 
 pub use augmentation::{Augmentation, Epoch};
-pub use dataset::{Batch, Dataset, Inputs};
+pub use dataset::{Batch, Dataset};
 pub use draws::Draws;
+pub use header::{DatasetFault, DatasetHeader, DatasetKind};
+pub use labels::{Labels, NO_LABEL};
 pub use normalisation::Normalisation;
 pub use order::{shuffled, split};
+pub use samples::Inputs;

@@ -1,5 +1,7 @@
 //! How stored inputs become what the network sees.
 
+use std::collections::BTreeMap;
+
 use crate::{Error, Result};
 
 /// `x = (scale * stored - mean) / std`, with one mean and one deviation a channel, or one for all.
@@ -20,6 +22,12 @@ impl Default for Normalisation {
 }
 
 impl Normalisation {
+    /// From the metadata of a safetensors file: `scale`, `mean`, `std`.
+    pub fn of_metadata(metadata: &BTreeMap<String, String>) -> Result<Self> {
+        let text = |name: &str| metadata.get(name).map(String::as_str);
+        Self::parse(text("scale"), text("mean"), text("std"))
+    }
+
     /// From the texts of a file's metadata: `scale` a number or a quotient (`1/255`), `mean` and `std` comma-separated.
     /// What is absent leaves the values as they are.
     pub fn parse(scale: Option<&str>, mean: Option<&str>, std: Option<&str>) -> Result<Self> {

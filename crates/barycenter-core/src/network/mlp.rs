@@ -53,7 +53,7 @@ impl Network for Mlp {
         Ok(x)
     }
 
-    fn classes(&self) -> usize {
+    fn outputs(&self) -> usize {
         self.features[self.features.len() - 1]
     }
 

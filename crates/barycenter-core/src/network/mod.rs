@@ -47,13 +47,20 @@ pub trait Network: Send + Sync {
     /// Every tensor of a checkpoint, in `PyTorch`'s order.
     fn tensors(&self) -> &[TensorSpec];
 
-    /// Logits [batch, classes] of `inputs` (NHWC images or [batch, features]).
+    /// Outputs [rows, outputs] of `inputs`: a row a sample of NHWC images or [batch, features], or a row a position of
+    /// tokens (`u32`, [batch, positions]), row-major.
     fn forward(&self, weights: &Weights, inputs: &Tensor, mode: &mut Mode<'_>) -> Result<Tensor>;
 
-    /// Number of classes.
-    fn classes(&self) -> usize;
+    /// Numbers in a row of outputs: classes, predicted numbers, or the size of the vocabulary.
+    fn outputs(&self) -> usize;
 
-    /// Errors where a sample of this shape (`[channels, height, width]` or `[features]`) is no input of this network.
+    /// Whether inputs are tokens.
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    /// Errors where a sample of this shape (`[channels, height, width]`, `[features]` or `[positions]`) is no input of this
+    /// network.
     fn check_input(&self, sample_shape: &[usize]) -> Result<()>;
 
     /// Bytes of everything a training step holds for one batch besides weights and their gradients: an upper estimate.
@@ -83,5 +90,7 @@ fn check_bounds(name: &str, value: usize, range: std::ops::RangeInclusive<usize>
     Err(Error::input(format!("{name} is {value}, allowed are {} to {}", range.start(), range.end())))
 }
 
+#[cfg(test)]
+pub(crate) mod bigram;
 #[cfg(test)]
 mod tests;

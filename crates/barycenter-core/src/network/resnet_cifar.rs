@@ -100,7 +100,7 @@ impl Network for ResnetCifar {
         self.fc.forward(weights, &pooled)
     }
 
-    fn classes(&self) -> usize {
+    fn outputs(&self) -> usize {
         self.classes
     }
 

@@ -1,11 +1,15 @@
 //! What a fit makes small, and what a model is judged by.
 
-mod classification;
+mod check;
+mod dataset_loss;
 mod evaluation;
+mod loss;
 mod recomputation;
 
-pub use classification::{Classification, ClassificationOptions};
+pub use check::check_kind;
+pub use dataset_loss::{DatasetLoss, DatasetLossOptions};
 pub use evaluation::{SampleResults, evaluate};
+pub use loss::Loss;
 pub use recomputation::{Recomputation, recompute_statistics};
 
 use crate::Result;
@@ -23,4 +27,8 @@ pub trait Objective {
 }
 
 #[cfg(test)]
+mod parity;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod token_tests;

@@ -1,6 +1,6 @@
 //! Batch-norm statistics of averaged weights, taken anew.
 
-use super::classification::check_data;
+use super::check;
 use crate::data::{Augmentation, Dataset, Epoch, shuffled};
 use crate::network::{Mode, Network, Statistics, StatisticsSum, Weights};
 use crate::{Error, Result};
@@ -34,7 +34,8 @@ pub fn recompute_statistics(
         return Statistics::new(network, Vec::new(), 0);
     }
     let Recomputation { batch_size, augmentation, batches, seed } = *recomputation;
-    check_data(network, dataset, indices, batch_size)?;
+    check::samples(network, dataset, indices, batch_size)?;
+    check::augmentation(augmentation, dataset)?;
     let weights = Weights::frozen(network, parameters)?;
     let mut sum = StatisticsSum::new(network);
     let mut left = batches.unwrap_or(indices.len().div_ceil(batch_size));

@@ -20,13 +20,17 @@ fn images() -> Arc<Dataset> {
     Arc::new(Dataset::from_inputs(Inputs::U8(pixels), &[SAMPLES, 3, 8, 8], labels, normalisation).unwrap())
 }
 
-fn options() -> ClassificationOptions {
-    let augmentation = Augmentation { pad: 1, flip: true };
-    ClassificationOptions { batch_size: 4, augmentation, label_smoothing: 0.0, seed: 5 }
+fn smoothed(label_smoothing: f64) -> Loss {
+    Loss::CrossEntropy { label_smoothing }
 }
 
-fn objective(indices: Vec<usize>, options: ClassificationOptions) -> Result<Classification> {
-    Classification::new(resnet(), images(), indices, options)
+fn options() -> DatasetLossOptions {
+    let augmentation = Augmentation { pad: 1, flip: true };
+    DatasetLossOptions { batch_size: 4, augmentation, loss: smoothed(0.0), seed: 5 }
+}
+
+fn objective(indices: Vec<usize>, options: DatasetLossOptions) -> Result<DatasetLoss> {
+    DatasetLoss::new(resnet(), images(), indices, options)
 }
 
 fn all() -> Vec<usize> {
@@ -56,7 +60,7 @@ fn a_step_is_the_same_whatever_was_asked_before() {
 
 #[test]
 fn a_gradient_points_uphill() {
-    let mut objective = objective(all(), ClassificationOptions { label_smoothing: 0.1, ..options() }).unwrap();
+    let mut objective = objective(all(), DatasetLossOptions { loss: smoothed(0.1), ..options() }).unwrap();
     let weights = resnet().initial_parameters(2);
     let (before, gradient) = objective.loss_and_gradient(&weights, 0).unwrap();
     let mut moved = weights;
@@ -75,13 +79,15 @@ fn what_does_not_fit_together_is_refused() {
     let message = |indices, options| objective(indices, options).err().expect("an error").to_string();
     assert!(message(vec![], options()).contains("no samples"));
     assert!(message(vec![SAMPLES], options()).contains("sample 10 of a dataset of 10"));
-    assert!(message(all(), ClassificationOptions { batch_size: 0, ..options() }).contains("batch size is 0"));
-    assert!(message(all(), ClassificationOptions { label_smoothing: 1.0, ..options() }).contains("label smoothing"));
+    assert!(message(all(), DatasetLossOptions { batch_size: 0, ..options() }).contains("batch size is 0"));
+    assert!(message(all(), DatasetLossOptions { loss: smoothed(1.0), ..options() }).contains("label smoothing"));
     let two: Arc<dyn Network> = Arc::from(NetworkSpec::ResnetCifar { depth: 8, classes: 2 }.build().unwrap());
-    let error = Classification::new(two, images(), all(), options()).err().expect("an error");
+    let error = DatasetLoss::new(two, images(), all(), options()).err().expect("an error");
     assert!(error.to_string().contains("label 2 of sample 2"));
+    let error = message(all(), DatasetLossOptions { loss: Loss::SquaredError, ..options() });
+    assert!(error.contains("SquaredError is none of a dataset with `labels`"), "{error}");
     let mlp: Arc<dyn Network> = Arc::from(NetworkSpec::Mlp { features: vec![192, 3] }.build().unwrap());
-    let error = Classification::new(mlp, images(), all(), options()).err().expect("an error");
+    let error = DatasetLoss::new(mlp, images(), all(), options()).err().expect("an error");
     assert!(error.to_string().contains("[3, 8, 8]"));
 }
 

@@ -143,6 +143,34 @@ fn cross_entropy_has_the_right_gradient() {
 }
 
 #[test]
+fn a_row_without_a_label_has_no_loss_and_no_gradient() {
+    let labels: Arc<[u32]> = Arc::from([1, NO_LABEL, 3]);
+    for smoothing in [0.0, 0.1] {
+        let run = |graph: &Graph, a: &[Tensor]| cross_entropy(graph, &a[0], labels.clone(), smoothing).unwrap();
+        check(&[variable(&[3, 4], 0.4)], run);
+        let logits = [variable(&[3, 4], 0.4)];
+        let graph = Graph::tracking(&logits);
+        let losses = run(&graph, &logits);
+        assert_eq!(flat(&losses)[1].to_bits(), 0.0_f32.to_bits());
+        assert_eq!(graph.backward(&losses, vec![1.0; 3]).unwrap().take(&logits[0]).unwrap()[4..8], [0.0; 4]);
+    }
+}
+
+#[test]
+fn squared_error_has_the_right_gradient() {
+    let targets: Arc<[f32]> = values(3 * 4, 0.9).into();
+    check(&[variable(&[3, 4], 0.4)], |graph, a| squared_error(graph, &a[0], targets.clone()).unwrap());
+}
+
+#[test]
+fn squared_error_is_the_mean_over_the_outputs_of_a_sample() {
+    let outputs = Tensor::new(&[[1.0_f32, 2.0], [0.0, -3.0]], &Device::Cpu).unwrap();
+    let losses = |targets: &[f32]| squared_error(&Graph::untracked(), &outputs, Arc::from(targets));
+    assert_eq!(flat(&losses(&[0.0, 4.0, 0.0, 0.0]).unwrap()), [2.5, 4.5]);
+    assert!(losses(&[0.0; 3]).is_err_and(|error| error.to_string().contains("3 targets")));
+}
+
+#[test]
 fn a_label_beyond_the_classes_is_refused() {
     let logits = Tensor::zeros((1, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
     assert!(

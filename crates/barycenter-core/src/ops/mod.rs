@@ -21,16 +21,18 @@ mod matrix;
 mod moments;
 mod pool;
 mod relu;
+mod squared_error;
 mod storage;
 
 pub use batch_norm::{BatchNormForm, batch_norm};
 pub use conv2d::conv2d;
-pub use cross_entropy::cross_entropy;
+pub use cross_entropy::{NO_LABEL, cross_entropy};
 pub use graph::{Gradients, Graph};
 pub use linear::linear;
 pub use moments::Moments;
 pub use pool::global_average_pool;
 pub use relu::relu;
+pub use squared_error::squared_error;
 pub use storage::read;
 
 #[cfg(test)]
