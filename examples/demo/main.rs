@@ -146,10 +146,7 @@ async fn average(client: &Client, run: &str) -> anyhow::Result<Job> {
 
 fn print_report(report: &Report, url: &str, job: &Job) {
     println!();
-    println!(
-        "{:<12} {:>12} {:>10} {:>12} {:>10}   95 % interval of select loss against uniform",
-        "method", "select loss", "select %", "test loss", "test %"
-    );
+    println!("{:<12} {:>12} {:>10} {:>12} {:>10}   95 % interval of select loss against uniform", "method", "select loss", "select %", "test loss", "test %");
     for row in &report.evaluations {
         let [low, high] = row.select_difference_from_uniform;
         let test = row.test.as_ref();

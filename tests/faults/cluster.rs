@@ -70,8 +70,10 @@ impl Cluster {
             ("BARYCENTER_DATABASE_POOL_SIZE", "5".to_owned()),
         ];
         let server = Process::start(&["serve"], &environment);
-        self.until("the server is ready", async || self.client.list_runs(&ListQuery::default()).await.ok().map(drop))
-            .await;
+        self.until("the server is ready", async || {
+            self.client.list_runs(&ListQuery::default()).await.ok().map(drop)
+        })
+        .await;
         server
     }
 

@@ -58,7 +58,12 @@ impl Averaging<'_> {
         Ok(soup)
     }
 
-    fn equal_weights(&self, method: &'static str, members: Vec<usize>, progress: &dyn Progress) -> Result<Baseline> {
+    fn equal_weights(
+        &self,
+        method: &'static str,
+        members: Vec<usize>,
+        progress: &dyn Progress,
+    ) -> Result<Baseline> {
         let model = self.averaged_model(&self.equal_coefficients(&members), progress)?;
         let select = self.results(&model, &self.data.select, progress)?;
         Ok(Baseline { method, members, model, select })
