@@ -50,6 +50,37 @@ pub enum NetworkSpec {
         /// Classes.
         classes: u64,
     },
+    /// ImageNet ResNet (He et al. 2015, table 1), as torchvision has it.
+    Resnet {
+        /// Depth: 18, 34 or 50.
+        depth: u64,
+        /// Classes.
+        classes: u64,
+    },
+    /// VGG with batch norm for CIFAR images, as in the code of the SWA paper (arXiv 1803.05407): `features.N.*`, biased
+    /// convolutions, three linear layers `classifier.1`, `.4` and `.6`. Dropout is left out.
+    VggBn {
+        /// Depth: 11, 13, 16 or 19.
+        depth: u64,
+        /// Classes.
+        classes: u64,
+    },
+    /// Pre-activation ResNet for CIFAR images (He et al. 2016), as in the code of the SWA paper.
+    PreresnetCifar {
+        /// Depth: 6k + 2 below 44, from there on 9k + 2 with bottlenecks: 20, 32, 56, 110, 164.
+        depth: u64,
+        /// Classes.
+        classes: u64,
+    },
+    /// Wide ResNet for CIFAR images (Zagoruyko and Komodakis 2016), as in the code of the SWA paper: biased convolutions.
+    WideResnet {
+        /// Depth, 6k + 4: 10, 16, 22, 28, 40.
+        depth: u64,
+        /// Width: times the channels of the plain network, 1 to 64.
+        width: u64,
+        /// Classes.
+        classes: u64,
+    },
 }
 
 /// How the coefficients are found.
@@ -377,6 +408,22 @@ mod tests {
             let error = serde_json::from_str::<JobSpec>(&format!("{MINIMAL},{extra}}}")).unwrap_err();
             assert!(error.to_string().contains("unknown field"), "{extra}: {error}");
         }
+    }
+
+    #[test]
+    fn every_convolutional_network_is_written_as_it_is_read() {
+        for text in [
+            r#"{"kind":"resnet_cifar","depth":20,"classes":10}"#,
+            r#"{"kind":"resnet","depth":50,"classes":1000}"#,
+            r#"{"kind":"vgg_bn","depth":16,"classes":100}"#,
+            r#"{"kind":"preresnet_cifar","depth":164,"classes":100}"#,
+            r#"{"kind":"wide_resnet","depth":28,"width":10,"classes":100}"#,
+        ] {
+            let network: NetworkSpec = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&network).unwrap(), text);
+        }
+        let error = serde_json::from_str::<NetworkSpec>(r#"{"kind":"resnet","depth":50,"width":2,"classes":10}"#);
+        assert!(error.unwrap_err().to_string().contains("width"));
     }
 
     #[test]

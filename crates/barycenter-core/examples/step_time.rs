@@ -1,61 +1,114 @@
-//! Prints the time of a training step and of an evaluated batch of ResNet-20 on random images.
+//! Times training steps (forward, loss, backward) of a network on random inputs and prints them as one JSON line.
 //!
-//! `cargo run --release -p barycenter-core --example step_time [threads] [batch size] [steps]`
+//! `cargo run --release -p barycenter-core --example step_time [network] [batch] [threads] [steps]`, with `resnet20`
+//! (CIFAR, 32x32), `resnet18` (64x64), `resnet50` (64x64), `vgg16`, `preresnet164`, `wide_resnet28` or `mlp`
+//! (784-512-512-10) as the network. `benches/compare/networks.py` takes the same arguments and runs `PyTorch`.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use barycenter_core::Result;
-use barycenter_core::data::{Augmentation, Dataset, Draws, Inputs, Normalisation};
-use barycenter_core::network::{Network, NetworkSpec};
-use barycenter_core::objective::{
-    DatasetLoss, DatasetLossOptions, Loss, Objective, Recomputation, evaluate, recompute_statistics,
-};
+use barycenter_core::data::Draws;
+use barycenter_core::network::{Mode, Network, NetworkSpec, Weights};
+use barycenter_core::{Error, Result, ops};
+use candle_core::{Device, Tensor};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const CLASSES: usize = 10;
+/// Steps that are not timed: the allocator and the caches settle.
+const WARM_UP: usize = 2;
+
 fn main() -> Result<()> {
-    let argument = |position: usize, default: usize| {
-        std::env::args().nth(position).and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let (threads, batch_size, steps) = (argument(1, 1), argument(2, 128), argument(3, 10));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let name = arguments.first().map_or("resnet20", String::as_str);
+    let number =
+        |position: usize, default: usize| arguments.get(position).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (batch, threads, steps) = (number(1, 128), number(2, 1), number(3, 10));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
-    pool.install(|| run(batch_size, steps))
-}
-
-fn run(batch_size: usize, steps: usize) -> Result<()> {
-    let network: Arc<dyn Network> = Arc::from(NetworkSpec::ResnetCifar { depth: 20, classes: 10 }.build()?);
-    let parameters = network.initial_parameters(0);
-    let dataset = Arc::new(images(4 * batch_size)?);
-    let indices: Vec<usize> = (0..dataset.len()).collect();
-    let augmentation = Augmentation { pad: 4, flip: true };
-    let options =
-        DatasetLossOptions { batch_size, augmentation, loss: Loss::CrossEntropy { label_smoothing: 0.0 }, seed: 0 };
-    let mut objective = DatasetLoss::new(network.clone(), dataset.clone(), indices.clone(), options)?;
-    let mut times = Vec::new();
-    for step in 0..steps {
-        let start = Instant::now();
-        objective.loss_and_gradient(&parameters, step as u64)?;
-        times.push(start.elapsed().as_secs_f64() * 1e3);
-    }
-    times.sort_by(f64::total_cmp);
-    println!("step: best {:.0} ms, median {:.0} ms", times[0], times[steps / 2]);
-
-    let start = Instant::now();
-    let recomputation = Recomputation { batch_size, augmentation, batches: None, seed: 0 };
-    let statistics = recompute_statistics(&*network, &parameters, &dataset, &indices, &recomputation, &|| false)?;
-    println!("recomputed statistics: {:.0} ms a batch", start.elapsed().as_secs_f64() * 1e3 / 4.0);
-    let start = Instant::now();
-    evaluate(&*network, &parameters, &statistics, &dataset, &indices, batch_size, &|| false)?;
-    println!("evaluation: {:.0} ms a batch", start.elapsed().as_secs_f64() * 1e3 / 4.0);
+    let mut times = pool.install(|| run(name, batch, steps))?;
+    times.wall_ms.sort_by(f64::total_cmp);
+    let line = serde_json::json!({
+        "side": "barycenter",
+        "network": name,
+        "batch": batch,
+        "threads": threads,
+        "steps": steps,
+        "best_ms": times.wall_ms[0],
+        "median_ms": times.wall_ms[steps / 2],
+        "cpu_ms": times.cpu_ms,
+        "peak_rss_bytes": peak_rss_bytes(),
+    });
+    println!("{line}");
     Ok(())
 }
 
-fn images(count: usize) -> Result<Dataset> {
+struct Times {
+    wall_ms: Vec<f64>,
+    /// Mean over the timed steps, all threads together.
+    cpu_ms: f64,
+}
+
+/// The network of a name, and the shape of its inputs without the batch.
+fn network(name: &str) -> Result<(Box<dyn Network>, Vec<usize>)> {
+    let classes = CLASSES;
+    let (spec, shape) = match name {
+        "resnet20" => (NetworkSpec::ResnetCifar { depth: 20, classes }, vec![32, 32, 3]),
+        "resnet18" => (NetworkSpec::Resnet { depth: 18, classes }, vec![64, 64, 3]),
+        "resnet50" => (NetworkSpec::Resnet { depth: 50, classes }, vec![64, 64, 3]),
+        "vgg16" => (NetworkSpec::VggBn { depth: 16, classes }, vec![32, 32, 3]),
+        "preresnet164" => (NetworkSpec::PreresnetCifar { depth: 164, classes }, vec![32, 32, 3]),
+        "wide_resnet28" => (NetworkSpec::WideResnet { depth: 28, width: 10, classes }, vec![32, 32, 3]),
+        "mlp" => (NetworkSpec::Mlp { features: vec![784, 512, 512, CLASSES] }, vec![784]),
+        _ => return Err(Error::input(format!("`{name}` is no network of this program"))),
+    };
+    Ok((spec.build()?, shape))
+}
+
+fn run(name: &str, batch: usize, steps: usize) -> Result<Times> {
+    let (network, shape) = network(name)?;
+    let parameters = network.initial_parameters(0);
     let mut draws = Draws::keyed(&[1]);
-    let inputs = (0..count * 3 * 32 * 32).map(|_| draws.bits() as u8).collect();
-    let labels = (0..count).map(|sample| (sample % 10) as u32).collect();
-    let normalisation = Normalisation { scale: 1.0 / 255.0, mean: vec![0.5], std: vec![0.25] };
-    Dataset::from_inputs(Inputs::U8(inputs), &[count, 3, 32, 32], labels, normalisation)
+    let shape = [&[batch], shape.as_slice()].concat();
+    let inputs = (0..shape.iter().product()).map(|_| draws.normal() as f32).collect();
+    let inputs = Tensor::from_vec(inputs, shape, &Device::Cpu)?;
+    let mut times = Times { wall_ms: Vec::new(), cpu_ms: 0.0 };
+    for step in 0..WARM_UP + steps {
+        if step == WARM_UP {
+            times.cpu_ms = -cpu_ms();
+        }
+        let start = Instant::now();
+        train_step(&*network, &parameters, &inputs)?;
+        if step >= WARM_UP {
+            times.wall_ms.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    times.cpu_ms = (times.cpu_ms + cpu_ms()) / steps as f64;
+    Ok(times)
+}
+
+fn train_step(network: &dyn Network, parameters: &[Vec<f32>], inputs: &Tensor) -> Result<()> {
+    let batch = inputs.dims()[0];
+    let weights = Weights::trained(network, parameters)?;
+    let logits = network.forward(&weights, inputs, &mut Mode::Train)?;
+    let labels = (0..batch).map(|sample| (sample % CLASSES) as u32).collect();
+    let losses = ops::cross_entropy(weights.graph(), &logits, labels, 0.0)?;
+    drop(logits);
+    weights.gradients(&losses, vec![1.0 / batch as f32; batch])?;
+    Ok(())
+}
+
+/// Most memory this process has held; 0 where the system does not say.
+fn peak_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Processor time of all threads so far, in steps of 10 ms; 0 where the system does not say.
+fn cpu_ms() -> f64 {
+    const MS_A_TICK: f64 = 10.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name in parentheses may hold anything; user and system time are the 12th and 13th field after it.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().skip(11).take(2);
+    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() * MS_A_TICK
 }

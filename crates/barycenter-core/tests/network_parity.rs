@@ -18,6 +18,9 @@ use safetensors::SafeTensors;
 /// Allowed distance from `PyTorch`, relative to the length of the expected vector.
 const TOLERANCE: f64 = 1e-4;
 
+/// Elements the fixtures keep of a gradient or a running statistic.
+const KEPT: usize = 128;
+
 /// Second words of the keys that `make_network_fixtures.py` draws from.
 const WEIGHTS: u64 = 1;
 const INPUTS: u64 = 2;
@@ -30,15 +33,35 @@ struct Case {
     label_smoothing: f64,
 }
 
+fn torchvision(depth: usize, sample: &'static [usize], batch: usize, label_smoothing: f64) -> Case {
+    let name = match depth {
+        18 => "resnet18",
+        34 => "resnet34",
+        _ => "resnet50",
+    };
+    Case { name, spec: NetworkSpec::Resnet { depth, classes: 7 }, sample, batch, label_smoothing }
+}
+
 fn cases() -> Vec<Case> {
     let resnet = |depth, classes| NetworkSpec::ResnetCifar { depth, classes };
     let mlp = NetworkSpec::Mlp { features: vec![20, 33, 12, 5] };
+    let vgg = |depth| NetworkSpec::VggBn { depth, classes: 6 };
+    let preresnet = |depth| NetworkSpec::PreresnetCifar { depth, classes: 10 };
+    let wide = NetworkSpec::WideResnet { depth: 10, width: 2, classes: 10 };
     let image: &[usize] = &[3, 32, 32];
     vec![
         Case { name: "mlp", spec: mlp, sample: &[20], batch: 9, label_smoothing: 0.1 },
         Case { name: "resnet8", spec: resnet(8, 10), sample: image, batch: 16, label_smoothing: 0.1 },
         Case { name: "resnet8_odd", spec: resnet(8, 7), sample: &[3, 15, 13], batch: 5, label_smoothing: 0.0 },
         Case { name: "resnet20", spec: resnet(20, 10), sample: image, batch: 4, label_smoothing: 0.0 },
+        torchvision(18, &[3, 64, 57], 5, 0.0),
+        torchvision(34, &[3, 64, 64], 4, 0.0),
+        torchvision(50, &[3, 64, 64], 4, 0.1),
+        Case { name: "vgg11_bn", spec: vgg(11), sample: image, batch: 9, label_smoothing: 0.0 },
+        Case { name: "vgg16_bn", spec: vgg(16), sample: &[3, 32, 35], batch: 9, label_smoothing: 0.1 },
+        Case { name: "preresnet20", spec: preresnet(20), sample: image, batch: 4, label_smoothing: 0.0 },
+        Case { name: "preresnet47", spec: preresnet(47), sample: &[3, 30, 33], batch: 4, label_smoothing: 0.0 },
+        Case { name: "wide_resnet10", spec: wide, sample: image, batch: 4, label_smoothing: 0.0 },
     ]
 }
 
@@ -111,9 +134,9 @@ impl Case {
 struct Expected(Vec<u8>);
 
 impl Expected {
-    fn loss(&self) -> f64 {
+    fn number(&self, name: &str) -> f64 {
         let file = SafeTensors::deserialize(&self.0).unwrap();
-        f64::from_le_bytes(file.tensor("loss").unwrap().data().try_into().unwrap())
+        f64::from_le_bytes(file.tensor(name).unwrap().data().try_into().unwrap())
     }
 
     fn floats(&self, name: &str) -> Vec<f32> {
@@ -134,6 +157,16 @@ fn distance(got: &[f32], expected: &[f32]) -> f64 {
     difference / square(&mut expected.iter().map(|e| f64::from(*e)))
 }
 
+/// The elements that the fixtures keep, spread evenly.
+fn kept(values: &[f32]) -> Vec<f32> {
+    let count = values.len().min(KEPT);
+    (0..count).map(|i| values[i * values.len() / count]).collect()
+}
+
+fn length(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
+}
+
 fn assert_near(what: &str, got: &[f32], expected: &[f32]) {
     let distance = distance(got, expected);
     println!("{what}: {distance:.1e}");
@@ -145,10 +178,25 @@ fn loss_and_gradients_agree_with_pytorch() {
     for case in cases() {
         let expected = case.expected();
         let (loss, gradients) = case.objective().loss_and_gradient(&case.parameters(), 0).unwrap();
-        assert!((loss / expected.loss() - 1.0).abs() < TOLERANCE, "{}: {loss} {}", case.name, expected.loss());
+        assert!(
+            (loss / expected.number("loss") - 1.0).abs() < TOLERANCE,
+            "{}: {loss} {}",
+            case.name,
+            expected.number("loss")
+        );
+        let mut of_weight = 0.0;
         for (spec, gradient) in case.network().parameters().iter().zip(&gradients) {
-            let expected = expected.floats(&format!("gradient.{}", spec.name));
-            assert_near(&format!("{} gradient of {}", case.name, spec.name), gradient, &expected);
+            let what = format!("{} gradient of {}", case.name, spec.name);
+            let expected_length = expected.number(&format!("length.{}", spec.name));
+            if spec.name.ends_with("weight") {
+                of_weight = expected_length;
+            } else if expected_length < 1e-9 * of_weight {
+                // A batch norm takes away what a bias before it adds: there is no gradient, only rounding.
+                assert!(length(gradient) < TOLERANCE * of_weight, "{what} is {}", length(gradient));
+                continue;
+            }
+            assert!((length(gradient) / expected_length - 1.0).abs() < TOLERANCE, "{what} has another length");
+            assert_near(&what, &kept(gradient), &expected.floats(&format!("gradient.{}", spec.name)));
         }
     }
 }
@@ -181,14 +229,14 @@ fn recomputed_running_statistics_agree_with_pytorch() {
         let specs = network.tensors().iter().filter(|s| matches!(s.role, Role::RunningMean | Role::RunningVar));
         for (spec, values) in specs.zip(statistics.running()) {
             let expected = case.expected().floats(&format!("recomputed.{}", spec.name));
-            assert_near(&format!("{} recomputed {}", case.name, spec.name), values, &expected);
+            assert_near(&format!("{} recomputed {}", case.name, spec.name), &kept(values), &expected);
         }
     }
 }
 
 #[test]
 fn a_step_gives_the_same_bits_with_any_number_of_threads() {
-    for case in cases() {
+    for case in cases().into_iter().filter(|case| !["resnet34", "resnet50", "vgg16_bn"].contains(&case.name)) {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let (loss, gradients) = pool.install(|| case.objective().loss_and_gradient(&case.parameters(), 0)).unwrap();

@@ -19,6 +19,18 @@ pub(crate) fn network(spec: &api::NetworkSpec) -> NetworkSpec {
         api::NetworkSpec::ResnetCifar { depth, classes } => {
             NetworkSpec::ResnetCifar { depth: *depth as usize, classes: *classes as usize }
         }
+        api::NetworkSpec::Resnet { depth, classes } => {
+            NetworkSpec::Resnet { depth: *depth as usize, classes: *classes as usize }
+        }
+        api::NetworkSpec::VggBn { depth, classes } => {
+            NetworkSpec::VggBn { depth: *depth as usize, classes: *classes as usize }
+        }
+        api::NetworkSpec::PreresnetCifar { depth, classes } => {
+            NetworkSpec::PreresnetCifar { depth: *depth as usize, classes: *classes as usize }
+        }
+        api::NetworkSpec::WideResnet { depth, width, classes } => {
+            NetworkSpec::WideResnet { depth: *depth as usize, width: *width as usize, classes: *classes as usize }
+        }
     }
 }
 

@@ -63,6 +63,18 @@ fn to_core(spec: &NetworkSpec) -> network::NetworkSpec {
         NetworkSpec::ResnetCifar { depth, classes } => {
             network::NetworkSpec::ResnetCifar { depth: size(*depth), classes: size(*classes) }
         }
+        NetworkSpec::Resnet { depth, classes } => {
+            network::NetworkSpec::Resnet { depth: size(*depth), classes: size(*classes) }
+        }
+        NetworkSpec::VggBn { depth, classes } => {
+            network::NetworkSpec::VggBn { depth: size(*depth), classes: size(*classes) }
+        }
+        NetworkSpec::PreresnetCifar { depth, classes } => {
+            network::NetworkSpec::PreresnetCifar { depth: size(*depth), classes: size(*classes) }
+        }
+        NetworkSpec::WideResnet { depth, width, classes } => {
+            network::NetworkSpec::WideResnet { depth: size(*depth), width: size(*width), classes: size(*classes) }
+        }
     }
 }
 
@@ -80,4 +92,39 @@ pub(super) fn block_count(averaged: &[(String, usize)], granularity: Granularity
         Granularity::Elements(k) => blocks::Granularity::Elements(k),
     };
     Blocks::new(averaged, granularity).len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_out_of_bounds_is_refused_with_its_field() {
+        for (spec, named) in [
+            (NetworkSpec::ResnetCifar { depth: 21, classes: 10 }, "resnet_cifar depth"),
+            (NetworkSpec::Resnet { depth: 101, classes: 10 }, "resnet depth"),
+            (NetworkSpec::Resnet { depth: 18, classes: u64::MAX }, "resnet classes"),
+            (NetworkSpec::VggBn { depth: 15, classes: 10 }, "vgg_bn depth"),
+            (NetworkSpec::PreresnetCifar { depth: 165, classes: 10 }, "preresnet_cifar depth"),
+            (NetworkSpec::WideResnet { depth: 28, width: 1000, classes: 10 }, "wide_resnet width"),
+        ] {
+            let mut faults = Faults::default();
+            assert!(check(&spec, None, &mut faults).is_none(), "{spec:?}");
+            let [fault] = faults.0.try_into().expect("one fault");
+            assert_eq!(fault.field, "network");
+            assert!(fault.detail.contains(named), "{}", fault.detail);
+        }
+    }
+
+    #[test]
+    fn every_convolutional_network_is_taken() {
+        for spec in [
+            NetworkSpec::Resnet { depth: 18, classes: 10 },
+            NetworkSpec::VggBn { depth: 16, classes: 10 },
+            NetworkSpec::PreresnetCifar { depth: 164, classes: 10 },
+            NetworkSpec::WideResnet { depth: 28, width: 10, classes: 10 },
+        ] {
+            assert!(check(&spec, None, &mut Faults::default()).is_some(), "{spec:?}");
+        }
+    }
 }

@@ -47,6 +47,19 @@ fn an_objective_is_named_or_left_to_the_data() {
 }
 
 #[test]
+fn every_convolutional_network_has_a_short_form() {
+    for (text, network) in [
+        ("resnet:depth=18,classes=10", NetworkSpec::Resnet { depth: 18, classes: 10 }),
+        ("vgg_bn:depth=16,classes=100", NetworkSpec::VggBn { depth: 16, classes: 100 }),
+        ("preresnet_cifar:depth=164,classes=10", NetworkSpec::PreresnetCifar { depth: 164, classes: 10 }),
+        ("wide_resnet:depth=28,width=10,classes=10", NetworkSpec::WideResnet { depth: 28, width: 10, classes: 10 }),
+    ] {
+        assert_eq!(parse(&["--set-id", SET, "--network", text, "--fit", "v"]).unwrap().network, network);
+    }
+    assert!(parse(&["--set-id", SET, "--network", "wide_resnet:depth=28,classes=10", "--fit", "v"]).is_err());
+}
+
+#[test]
 fn a_spec_survives_yaml() {
     let words = ["--set-id", SET, "--network", "mlp:features=784x512x10", "--fit", "v", "--optimiser", "sgd"];
     let spec = parse(&words).unwrap();

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::layout::Layout;
 use super::statistics::Mode;
 use super::weights::Weights;
-use crate::ops::{self, BatchNormForm, Moments};
+use crate::ops::{self, BatchNormForm, ConvolutionForm, Moments};
 use crate::{Error, Result};
 
 /// `PyTorch`'s default.
@@ -30,21 +30,36 @@ impl Linear {
     }
 }
 
-/// `nn.Conv2d(kernel_size=kernel, stride=stride, padding=kernel // 2, bias=False)`.
+/// `nn.Conv2d(kernel_size=kernel, stride=stride, padding=kernel // 2)`.
 pub(super) struct Convolution {
     weight: usize,
-    stride: usize,
-    padding: usize,
+    bias: Option<usize>,
+    form: ConvolutionForm,
 }
 
 impl Convolution {
+    /// With `bias=False`. `channels` are those of the inputs and of the outputs.
     pub(super) fn new(layout: &mut Layout, name: &str, channels: (usize, usize), kernel: usize, stride: usize) -> Self {
         let shape = vec![channels.1, channels.0, kernel, kernel];
-        Self { weight: layout.parameter(format!("{name}.weight"), shape), stride, padding: kernel / 2 }
+        let weight = layout.parameter(format!("{name}.weight"), shape);
+        Self { weight, bias: None, form: ConvolutionForm::new(stride, kernel / 2) }
+    }
+
+    /// With a bias.
+    pub(super) fn biased(
+        layout: &mut Layout,
+        name: &str,
+        channels: (usize, usize),
+        kernel: usize,
+        stride: usize,
+    ) -> Self {
+        let plain = Self::new(layout, name, channels, kernel, stride);
+        Self { bias: Some(layout.parameter(format!("{name}.bias"), vec![channels.1])), ..plain }
     }
 
     pub(super) fn forward(&self, weights: &Weights, inputs: &Tensor) -> Result<Tensor> {
-        Ok(ops::conv2d(weights.graph(), inputs, weights.parameter(self.weight), self.stride, self.padding)?)
+        let bias = self.bias.map(|bias| weights.parameter(bias));
+        Ok(ops::conv2d(weights.graph(), inputs, weights.parameter(self.weight), bias, self.form)?)
     }
 }
 
@@ -95,6 +110,7 @@ impl BatchNorm {
     ) -> Result<Tensor> {
         let moments = match mode {
             Mode::Evaluate(statistics) => statistics.moments(self.statistics),
+            Mode::Train | Mode::Recompute(_) if weights.graph().is_planning() => Moments::unknown(inputs),
             Mode::Train | Mode::Recompute(_) => batch_moments(inputs)?,
         };
         if let Mode::Recompute(sum) = mode {

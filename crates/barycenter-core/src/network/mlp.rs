@@ -4,15 +4,13 @@ use candle_core::Tensor;
 
 use super::layers::Linear;
 use super::layout::{Layout, TensorSpec};
-use super::{Mode, Network, Weights, check_bounds};
+use super::{MOST_PARAMETERS, Mode, Network, Weights, check_bounds, plan};
 use crate::{Error, Result, ops};
 
 /// Widest layer.
 const MOST_FEATURES: usize = 1 << 20;
 /// Most widths.
 const MOST_LAYERS: usize = 256;
-/// Most elements in all: a spec cannot ask for more memory than a machine has.
-const MOST_PARAMETERS: usize = 1 << 32;
 
 pub(super) struct Mlp {
     features: Vec<usize>,
@@ -65,9 +63,7 @@ impl Network for Mlp {
         Err(Error::input(message))
     }
 
-    fn activation_bytes(&self, _sample_shape: &[usize], batch_size: usize) -> usize {
-        // Inputs, then two values (before and after the ReLU) and their two gradients for each unit.
-        let floats = self.features[0] + 4 * self.features[1..].iter().sum::<usize>();
-        floats * batch_size * size_of::<f32>()
+    fn activation_bytes(&self, sample_shape: &[usize], batch_size: usize) -> usize {
+        plan::activation_bytes(self, sample_shape, batch_size)
     }
 }

@@ -3,9 +3,14 @@
 mod layers;
 mod layout;
 mod mlp;
+mod plan;
+mod preresnet_cifar;
+mod resnet;
 mod resnet_cifar;
 mod statistics;
+mod vgg_bn;
 mod weights;
+mod wide_resnet;
 
 use candle_core::Tensor;
 
@@ -30,6 +35,36 @@ pub enum NetworkSpec {
         /// Number of classes.
         classes: usize,
     },
+    /// The ImageNet ResNet of He et al. 2015, as torchvision has it.
+    Resnet {
+        /// 18, 34 or 50.
+        depth: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// The VGG with batch norm for CIFAR images of the SWA and TWA papers.
+    VggBn {
+        /// 11, 13, 16 or 19.
+        depth: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// The pre-activation ResNet for CIFAR images of He et al. 2016.
+    PreresnetCifar {
+        /// `6k + 2` below 44, else `9k + 2`, in bottlenecks.
+        depth: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// The wide ResNet for CIFAR images of Zagoruyko and Komodakis 2016.
+    WideResnet {
+        /// `6k + 4`.
+        depth: usize,
+        /// Times the channels of the plain network.
+        width: usize,
+        /// Number of classes.
+        classes: usize,
+    },
 }
 
 impl NetworkSpec {
@@ -38,6 +73,14 @@ impl NetworkSpec {
         match self {
             Self::Mlp { features } => Ok(Box::new(mlp::Mlp::new(features)?)),
             Self::ResnetCifar { depth, classes } => Ok(Box::new(resnet_cifar::ResnetCifar::new(*depth, *classes)?)),
+            Self::Resnet { depth, classes } => Ok(Box::new(resnet::Resnet::new(*depth, *classes)?)),
+            Self::VggBn { depth, classes } => Ok(Box::new(vgg_bn::VggBn::new(*depth, *classes)?)),
+            Self::PreresnetCifar { depth, classes } => {
+                Ok(Box::new(preresnet_cifar::PreresnetCifar::new(*depth, *classes)?))
+            }
+            Self::WideResnet { depth, width, classes } => {
+                Ok(Box::new(wide_resnet::WideResnet::new(*depth, *width, *classes)?))
+            }
         }
     }
 }
@@ -79,6 +122,30 @@ pub trait Network: Send + Sync {
     /// Fresh parameters: Kaiming-normal weights (He et al. 2015) from a seed, ones for batch-norm scales, zeros for biases.
     fn initial_parameters(&self, seed: u64) -> Vec<Vec<f32>> {
         self.parameters().iter().enumerate().map(|(index, spec)| layout::initial(spec, seed, index as u64)).collect()
+    }
+}
+
+/// Channels of an image.
+const IMAGE_CHANNELS: usize = 3;
+/// Most classes of an image network.
+const MOST_CLASSES: usize = 1 << 20;
+/// Most elements of a network: a spec cannot ask for more memory than a machine has.
+const MOST_PARAMETERS: usize = 1 << 32;
+
+/// Errors unless a sample is an image [3, height, width] with both sizes in the range; `kind` is the network's.
+fn check_image(kind: &str, sample_shape: &[usize], sizes: std::ops::RangeInclusive<usize>) -> Result<()> {
+    match sample_shape {
+        [IMAGE_CHANNELS, height, width] if sizes.contains(height) && sizes.contains(width) => Ok(()),
+        _ => {
+            let (least, most) = (sizes.start(), sizes.end());
+            let range = if *most == usize::MAX {
+                format!("of at least {least}x{least}")
+            } else {
+                format!("of {least}x{least} to {most}x{most}")
+            };
+            let message = format!("an input has shape {sample_shape:?}, {kind} takes [3, height, width] {range}");
+            Err(Error::input(message))
+        }
     }
 }
 

@@ -4,21 +4,18 @@ use candle_core::Tensor;
 
 use super::layers::{BatchNorm, Convolution, Linear};
 use super::layout::{Layout, TensorSpec};
-use super::{Mode, Network, Weights, check_bounds};
+use super::{IMAGE_CHANNELS, MOST_CLASSES, Mode, Network, Weights, check_bounds, check_image, plan};
 use crate::{Error, Result, ops};
 
 /// Channels of the three stages; the second and third start with stride 2.
 const WIDTHS: [usize; 3] = [16, 32, 64];
-const IMAGE_CHANNELS: usize = 3;
 const DEEPEST: usize = 1202;
-const MOST_CLASSES: usize = 1 << 20;
 
 pub(super) struct ResnetCifar {
     conv1: Convolution,
     bn1: BatchNorm,
     blocks: Vec<Block>,
     fc: Linear,
-    blocks_a_stage: usize,
     classes: usize,
     tensors: Vec<TensorSpec>,
 }
@@ -54,7 +51,7 @@ impl ResnetCifar {
             }
         }
         let fc = Linear::new(&mut layout, "fc", channels, classes);
-        Ok(Self { conv1, bn1, blocks, fc, blocks_a_stage, classes, tensors: layout.finish() })
+        Ok(Self { conv1, bn1, blocks, fc, classes, tensors: layout.finish() })
     }
 }
 
@@ -105,27 +102,10 @@ impl Network for ResnetCifar {
     }
 
     fn check_input(&self, sample_shape: &[usize]) -> Result<()> {
-        match sample_shape {
-            [IMAGE_CHANNELS, height, width] if *height >= 4 && *width >= 4 => Ok(()),
-            _ => Err(Error::input(format!(
-                "an input has shape {sample_shape:?}, resnet_cifar takes [3, height, width] of at least 4x4"
-            ))),
-        }
+        check_image("resnet_cifar", sample_shape, 4..=usize::MAX)
     }
 
     fn activation_bytes(&self, sample_shape: &[usize], batch_size: usize) -> usize {
-        let pixels: usize = sample_shape.iter().skip(1).product();
-        // Each convolution and each batch norm keeps its output; a block has two of both, a projection one more.
-        let kept: usize = WIDTHS
-            .iter()
-            .enumerate()
-            .map(|(stage, width)| {
-                let layers = 4 * self.blocks_a_stage + 2;
-                (pixels >> (2 * stage)) * width * layers
-            })
-            .sum();
-        // The gradients that are alive at one time: at most five arrays of the largest size.
-        let in_flight = 5 * pixels * WIDTHS[0];
-        (kept + in_flight + pixels * IMAGE_CHANNELS) * batch_size * size_of::<f32>()
+        plan::activation_bytes(self, sample_shape, batch_size)
     }
 }

@@ -40,6 +40,74 @@ fn sizes_out_of_bounds_are_refused() {
     assert!(message(NetworkSpec::Mlp { features: vec![1 << 20; 100] }.build()).contains("parameters"));
 }
 
+fn cifar(kind: &str, depth: usize, width: usize) -> Result<Box<dyn Network>> {
+    match kind {
+        "vgg_bn" => NetworkSpec::VggBn { depth, classes: 10 }.build(),
+        "preresnet_cifar" => NetworkSpec::PreresnetCifar { depth, classes: 10 }.build(),
+        _ => NetworkSpec::WideResnet { depth, width, classes: 10 }.build(),
+    }
+}
+
+fn parameter_count(network: &dyn Network) -> usize {
+    network.parameters().iter().map(|spec| spec.len()).sum()
+}
+
+#[test]
+fn torchvision_networks_have_the_published_numbers_of_parameters() {
+    for (depth, parameters, tensors) in [(18, 11_689_512, 122), (34, 21_797_672, 218), (50, 25_557_032, 320)] {
+        let network = NetworkSpec::Resnet { depth, classes: 1000 }.build().unwrap();
+        assert_eq!((parameter_count(&*network), network.tensors().len()), (parameters, tensors), "depth {depth}");
+    }
+}
+
+#[test]
+fn networks_of_the_cifar_tables_have_their_names_and_sizes() {
+    for (kind, depth, parameters, first, last) in [
+        ("vgg_bn", 16, 15_253_578, "features.0.weight", "classifier.6.bias"),
+        ("preresnet_cifar", 164, 1703258, "conv1.weight", "fc.bias"),
+        ("wide_resnet", 28, 36489290, "conv1.weight", "linear.bias"),
+    ] {
+        let network = cifar(kind, depth, 10).unwrap();
+        assert_eq!(parameter_count(&*network), parameters, "{kind}");
+        let names: Vec<_> = network.tensors().iter().map(|spec| spec.name.as_str()).collect();
+        assert_eq!((names[0], names[names.len() - 1]), (first, last));
+    }
+    let vgg = cifar("vgg_bn", 16, 0).unwrap();
+    assert!(vgg.tensors().iter().any(|spec| spec.name == "features.41.running_var" && spec.shape == [512]));
+    let preresnet = cifar("preresnet_cifar", 164, 0).unwrap();
+    assert!(preresnet.tensors().iter().any(|spec| spec.name == "layer1.0.downsample.0.weight"));
+    let wide = cifar("wide_resnet", 28, 10).unwrap();
+    assert!(wide.tensors().iter().any(|spec| spec.name == "layer1.0.shortcut.0.bias" && spec.shape == [160]));
+}
+
+#[test]
+fn depths_and_widths_that_no_paper_has_are_refused() {
+    let torchvision = |depth, classes| message(NetworkSpec::Resnet { depth, classes }.build());
+    assert!(torchvision(20, 10).contains("resnet depth is 20, allowed are 18, 34 and 50"));
+    assert!(torchvision(18, 1).contains("resnet classes is 1"));
+    assert!(message(cifar("vgg_bn", 12, 0)).contains("vgg_bn depth is 12"));
+    assert!(message(cifar("preresnet_cifar", 21, 0)).contains("6k + 2 below 44"));
+    assert!(message(cifar("preresnet_cifar", 50, 0)).contains("9k + 2"));
+    assert!(message(cifar("preresnet_cifar", 1_000_000, 0)).contains("preresnet_cifar depth"));
+    assert!(message(cifar("wide_resnet", 27, 2)).contains("6k + 4"));
+    assert!(message(cifar("wide_resnet", 28, 0)).contains("wide_resnet width is 0"));
+    assert!(message(cifar("wide_resnet", 1204, 64)).contains("number of wide_resnet parameters"));
+}
+
+#[test]
+fn images_that_a_classifier_does_not_fit_are_refused() {
+    for (kind, depth) in [("vgg_bn", 11), ("preresnet_cifar", 20), ("wide_resnet", 10)] {
+        let network = cifar(kind, depth, 1).unwrap();
+        assert!(network.check_input(&[3, 32, 32]).is_ok());
+        for shape in [&[3, 16, 32][..], &[3, 32, 64], &[1, 32, 32], &[3072]] {
+            assert!(message(network.check_input(shape)).contains(kind), "{kind} {shape:?}");
+        }
+    }
+    let resnet = NetworkSpec::Resnet { depth: 18, classes: 10 }.build().unwrap();
+    assert!(resnet.check_input(&[3, 224, 224]).is_ok());
+    assert!(message(resnet.check_input(&[3, 4, 4])).contains("at least 8x8"));
+}
+
 #[test]
 fn a_foreign_layout_is_refused_by_name() {
     let network = NetworkSpec::Mlp { features: vec![4, 3] }.build().unwrap();

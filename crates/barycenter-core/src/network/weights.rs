@@ -1,6 +1,6 @@
 //! The parameters a forward pass works on.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::Network;
 use crate::ops::Graph;
@@ -36,6 +36,15 @@ impl Weights {
             Ok(Tensor::from_slice(values, spec.shape.as_slice(), &Device::Cpu)?)
         });
         Ok(Self { parameters: tensors.collect::<Result<_>>()?, graph: Graph::untracked() })
+    }
+
+    /// Parameters that have shapes and no numbers, on a graph that finds the memory of a step and computes nothing.
+    pub(super) fn planned(network: &dyn Network) -> Result<Self> {
+        let nothing = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        let tensors = network.parameters().into_iter().map(|spec| Ok(nothing.broadcast_as(spec.shape.as_slice())?));
+        let parameters = tensors.collect::<Result<Vec<_>>>()?;
+        let graph = Graph::planning(&parameters);
+        Ok(Self { parameters, graph })
     }
 
     /// The parameter at this position.

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::channels::{Terms, lanes, piece_length, sum_channels};
 use super::graph::{Graph, Node, Operation};
 use super::moments::Moments;
+use super::plan::Needs;
 use super::relu::mask;
 use super::storage::{read, read_two, tensor};
 
@@ -36,6 +37,12 @@ pub fn batch_norm(
     if let Some(residual) = residual.filter(|residual| residual.dims() != inputs.dims()) {
         bail!("batch norm: inputs {:?}, residual {:?}", inputs.dims(), residual.dims());
     }
+    let mut operands = vec![inputs, affine.0, affine.1];
+    operands.extend(residual);
+    let needs = Needs { in_place: true, ..Needs::default() };
+    if let Some(planned) = graph.planned(&operands, inputs.dims(), needs) {
+        return planned;
+    }
     let operation = BatchNorm::new(moments.0, moments.1, form);
     let result = read_two(affine.0, affine.1, |weight, bias| {
         read(inputs, |inputs| match residual {
@@ -44,8 +51,6 @@ pub fn batch_norm(
         })?
     })??;
     let output = tensor(result, inputs.dims())?;
-    let mut operands = vec![inputs, affine.0, affine.1];
-    operands.extend(residual);
     graph.record(operation, &operands, &output);
     Ok(output)
 }

@@ -1,5 +1,7 @@
 //! Sums over the rows of a [rows, channels] array, one for each channel.
 
+use rayon::prelude::*;
+
 /// Channels summed side by side in registers.
 const LANES: usize = 16;
 /// Rows with a running sum of their own, so that one addition need not wait for the last.
@@ -84,4 +86,27 @@ fn add<const N: usize, const SUMS: usize>(sums: &mut [[f32; N]; SUMS], terms: &[
 #[inline]
 pub(super) fn lanes<const N: usize>(elements: &[f32], position: usize) -> &[f32; N] {
     elements[position..position + N].first_chunk().expect("the slice has N elements")
+}
+
+/// The elements themselves as terms.
+pub(super) struct Plain<'a>(pub(super) &'a [f32]);
+
+impl Terms<1> for Plain<'_> {
+    #[inline]
+    fn at<const N: usize>(&self, position: usize, _channel: usize) -> [[f32; N]; 1] {
+        [*lanes(self.0, position)]
+    }
+}
+
+/// Sum of each column of row-major `values` [rows, columns]: pieces of rows, added in order in `f64`.
+pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
+    let pieces = values.par_chunks(piece_length(columns));
+    let sums: Vec<[Vec<f32>; 1]> = pieces.map(|piece| sum_channels(piece.len(), columns, &Plain(piece))).collect();
+    let mut total = vec![0.0_f64; columns];
+    for [piece] in &sums {
+        for (total, sum) in total.iter_mut().zip(piece) {
+            *total += f64::from(*sum);
+        }
+    }
+    total.into_iter().map(|sum| sum as f32).collect()
 }

@@ -2,10 +2,12 @@
 
 use candle_core::{Result, bail};
 
+use super::conv2d::ConvolutionForm;
+
 /// Elements a tile of columns may hold: it stays in the second-level cache.
 const TILE_ELEMENTS: usize = 48 * 1024;
 
-/// Sizes of one convolution of one image, square kernel.
+/// Sizes of one group of one convolution of one image, square kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Geometry {
     pub(super) height: usize,
@@ -20,13 +22,18 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// From inputs [batch, height, width, channels] and weight [outputs, channels, kernel, kernel].
-    pub(super) fn new(inputs: &[usize], weight: &[usize], stride: usize, padding: usize) -> Result<Self> {
+    /// From inputs [batch, height, width, channels] and weight [outputs, channels / groups, kernel, kernel].
+    pub(super) fn new(inputs: &[usize], weight: &[usize], form: ConvolutionForm) -> Result<Self> {
+        let ConvolutionForm { stride, padding, groups } = form;
         let (&[_, height, width, channels], &[outputs, weight_channels, kernel, kernel_width]) = (inputs, weight)
         else {
             bail!("convolution: inputs {inputs:?} or weight {weight:?} is not 4-dimensional");
         };
-        if channels != weight_channels || kernel != kernel_width || stride == 0 {
+        if groups == 0 || !channels.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
+            bail!("convolution: {channels} channels and {outputs} outputs in {groups} groups");
+        }
+        let (channels, outputs) = (channels / groups, outputs / groups);
+        if channels != weight_channels || kernel != kernel_width || kernel == 0 || stride == 0 {
             bail!("convolution: inputs {inputs:?} do not fit weight {weight:?} at stride {stride}");
         }
         if height + 2 * padding < kernel || width + 2 * padding < kernel {

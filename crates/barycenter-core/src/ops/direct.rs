@@ -4,21 +4,55 @@
 //! frame of zeros, in place of nine times. `conv2d` takes this way where [`usable`] says so, else that of `columns`; a
 //! test holds the two together.
 
-#[cfg(target_arch = "x86_64")]
-pub(super) use x86::{add_kernel_gradient, convolve, usable};
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) use other::{add_kernel_gradient, convolve, usable};
+use rayon::prelude::*;
 
 use super::columns::Geometry;
 
+#[cfg(target_arch = "x86_64")]
+use x86::{add_kernel_gradient, convolve};
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::usable;
+
+#[cfg(not(target_arch = "x86_64"))]
+use other::{add_kernel_gradient, convolve};
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) use other::usable;
+
+/// The outputs of all images; `kernel` is [3 · 3 · channels, outputs].
+pub(super) fn convolve_images(inputs: &[f32], kernel: &[f32], geometry: &Geometry) -> Vec<f32> {
+    let mut result = vec![0.0; inputs.len() / geometry.input_length() * geometry.output_length()];
+    let images = result.par_chunks_mut(geometry.output_length()).zip(inputs.par_chunks(geometry.input_length()));
+    images.for_each_init(
+        || vec![0.0; framed_length(geometry)],
+        |framed, (result, image)| {
+            fill_frame(image, geometry, framed);
+            convolve(framed, kernel, geometry, result);
+        },
+    );
+    result
+}
+
+/// The kernel gradient of a few images, as a matrix [3 · 3 · channels, outputs].
+pub(super) fn part_of_gradient(inputs: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
+    let mut framed = vec![0.0; framed_length(geometry)];
+    let mut sum = vec![0.0; geometry.patch_length() * geometry.outputs];
+    let images = inputs.chunks_exact(geometry.input_length());
+    for (image, gradient) in images.zip(gradient.chunks_exact(geometry.output_length())) {
+        fill_frame(image, geometry, &mut framed);
+        add_kernel_gradient(&framed, gradient, geometry, &mut sum);
+    }
+    sum
+}
+
 /// Elements of an image with its frame.
-pub(super) fn framed_length(geometry: &Geometry) -> usize {
+fn framed_length(geometry: &Geometry) -> usize {
     (geometry.height + 2) * (geometry.width + 2) * geometry.channels
 }
 
 /// Copies an image into the middle of `framed`, whose frame is zero already.
-pub(super) fn fill_frame(image: &[f32], geometry: &Geometry, framed: &mut [f32]) {
+fn fill_frame(image: &[f32], geometry: &Geometry, framed: &mut [f32]) {
     let row_length = geometry.width * geometry.channels;
     let framed_row_length = row_length + 2 * geometry.channels;
     let rows = framed.chunks_exact_mut(framed_row_length).skip(1).zip(image.chunks_exact(row_length));
@@ -51,7 +85,7 @@ mod x86 {
     }
 
     /// `result = patches · kernel` of one image; `framed` is the image with its frame, `kernel` [3 · 3 · channels, outputs].
-    pub(in super::super) fn convolve(framed: &[f32], kernel: &[f32], geometry: &Geometry, result: &mut [f32]) {
+    pub(super) fn convolve(framed: &[f32], kernel: &[f32], geometry: &Geometry, result: &mut [f32]) {
         assert!(usable(geometry), "asked only after `usable`");
         #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
         // SAFETY: `usable` found AVX-512 on this processor.
@@ -66,12 +100,7 @@ mod x86 {
     }
 
     /// Adds one image's share to `sum`, the gradient of `kernel` in its layout.
-    pub(in super::super) fn add_kernel_gradient(
-        framed: &[f32],
-        gradient: &[f32],
-        geometry: &Geometry,
-        sum: &mut [f32],
-    ) {
+    pub(super) fn add_kernel_gradient(framed: &[f32], gradient: &[f32], geometry: &Geometry, sum: &mut [f32]) {
         assert!(usable(geometry), "asked only after `usable`");
         let wide = geometry.outputs.is_multiple_of(2 * LANES);
         #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
@@ -231,11 +260,11 @@ mod other {
         false
     }
 
-    pub(in super::super) fn convolve(_: &[f32], _: &[f32], _: &Geometry, _: &mut [f32]) {
+    pub(super) fn convolve(_: &[f32], _: &[f32], _: &Geometry, _: &mut [f32]) {
         unreachable!("asked only after `usable`");
     }
 
-    pub(in super::super) fn add_kernel_gradient(_: &[f32], _: &[f32], _: &Geometry, _: &mut [f32]) {
+    pub(super) fn add_kernel_gradient(_: &[f32], _: &[f32], _: &Geometry, _: &mut [f32]) {
         unreachable!("asked only after `usable`");
     }
 }

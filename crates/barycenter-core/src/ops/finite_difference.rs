@@ -61,12 +61,66 @@ fn linear_has_the_right_gradients() {
 #[test]
 fn conv2d_has_the_right_gradients() {
     for (kernel, stride, padding, size) in
-        [(3, 1, 1, 6), (3, 2, 1, 6), (3, 2, 1, 7), (1, 2, 0, 6), (1, 1, 0, 5), (3, 1, 0, 5)]
+        [(3, 1, 1, 6), (3, 2, 1, 6), (3, 2, 1, 7), (1, 2, 0, 6), (1, 1, 0, 5), (3, 1, 0, 5), (7, 2, 3, 9), (2, 3, 1, 7)]
     {
+        let form = ConvolutionForm::new(stride, padding);
         check(&[variable(&[3, size, size, 4], 0.1), variable(&[5, 4, kernel, kernel], 0.2)], |graph, a| {
-            conv2d(graph, &a[0], &a[1], stride, padding).unwrap()
+            conv2d(graph, &a[0], &a[1], None, form).unwrap()
         });
     }
+}
+
+#[test]
+fn a_grouped_convolution_with_bias_has_the_right_gradients() {
+    let form = ConvolutionForm { stride: 2, padding: 1, groups: 3 };
+    check(&[variable(&[2, 7, 6, 6], 0.1), variable(&[9, 2, 3, 3], 0.2), variable(&[9], 0.3)], |graph, a| {
+        conv2d(graph, &a[0], &a[1], Some(&a[2]), form).unwrap()
+    });
+}
+
+#[test]
+fn poolings_have_the_right_gradients() {
+    for (kernel, stride, padding) in [(2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 3, 1)] {
+        let form = PoolForm { kernel, stride, padding };
+        check(&[variable(&[2, 7, 6, 3], 0.4)], |graph, a| average_pool2d(graph, &a[0], form).unwrap());
+        // Values further apart than the step of the differences.
+        let spread: Vec<f32> = (0..252).map(|i| (i * 101 % 252) as f32 / 10.0).collect();
+        let images = Tensor::from_vec(spread, (2, 7, 6, 3), &Device::Cpu).unwrap();
+        check(&[images], |graph, a| max_pool2d(graph, &a[0], form).unwrap());
+    }
+    check(&[variable(&[2, 7, 5, 3], 0.4)], |graph, a| adaptive_average_pool2d(graph, &a[0], (3, 2)).unwrap());
+}
+
+#[test]
+fn a_maximum_that_is_tied_passes_its_gradient_to_the_first() {
+    let images = Tensor::new(&[1.0_f32, 2.0, 2.0, 2.0], &Device::Cpu).unwrap().reshape((1, 2, 2, 1)).unwrap();
+    let graph = Graph::tracking([&images]);
+    let form = PoolForm { kernel: 2, stride: 2, padding: 0 };
+    let maximum = max_pool2d(&graph, &images, form).unwrap();
+    assert_eq!(graph.backward(&maximum, vec![5.0]).unwrap().take(&images).unwrap(), [0.0, 5.0, 0.0, 0.0]);
+}
+
+#[test]
+fn a_maximum_lets_a_nan_through() {
+    let images = Tensor::new(&[1.0_f32, f32::NAN, 3.0, 2.0], &Device::Cpu).unwrap().reshape((1, 2, 2, 1)).unwrap();
+    let form = PoolForm { kernel: 2, stride: 2, padding: 0 };
+    assert!(flat(&max_pool2d(&Graph::untracked(), &images, form).unwrap())[0].is_nan());
+}
+
+#[test]
+fn windows_that_leave_the_image_are_refused() {
+    let images = variable(&[1, 3, 3, 1], 0.1);
+    for form in [(4, 1, 0), (2, 0, 0), (2, 1, 2), (0, 1, 0)] {
+        let form = PoolForm { kernel: form.0, stride: form.1, padding: form.2 };
+        assert!(max_pool2d(&Graph::untracked(), &images, form).is_err());
+        assert!(average_pool2d(&Graph::untracked(), &images, form).is_err());
+    }
+    assert!(adaptive_average_pool2d(&Graph::untracked(), &images, (0, 1)).is_err());
+}
+
+#[test]
+fn add_has_the_right_gradients() {
+    check(&[variable(&[3, 4], 0.1), variable(&[3, 4], 0.2)], |graph, a| add(graph, &a[0], &a[1]).unwrap());
 }
 
 #[test]

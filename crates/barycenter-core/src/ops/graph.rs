@@ -10,6 +10,8 @@ use std::collections::{HashMap, HashSet};
 use candle_core::{Result, Tensor, TensorId, bail};
 use rayon::prelude::*;
 
+use super::plan::{Needs, Plan, shape_only};
+
 /// Elements a task adds.
 const PIECE: usize = 16 * 1024;
 
@@ -39,6 +41,8 @@ struct Record {
     /// Tensors with a gradient: the ones asked for, and all that were made from them.
     tracked: HashSet<TensorId>,
     nodes: Vec<Node>,
+    /// Where nothing is computed, the sizes of what would be.
+    plan: Option<Plan>,
 }
 
 impl Graph {
@@ -50,7 +54,42 @@ impl Graph {
     /// A graph that records what is made from these tensors.
     pub fn tracking<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Self {
         let tracked = tensors.into_iter().map(Tensor::id).collect();
-        Self { record: RefCell::new(Record { tracked, nodes: Vec::new() }) }
+        Self { record: RefCell::new(Record { tracked, ..Record::default() }) }
+    }
+
+    /// A graph on which operations compute nothing: their results have shapes and no numbers, and [`planned_bytes`] then
+    /// tells what the step would hold.
+    ///
+    /// [`planned_bytes`]: Self::planned_bytes
+    pub fn planning<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Self {
+        let parameters: Vec<TensorId> = parameters.into_iter().map(Tensor::id).collect();
+        let tracked = parameters.iter().copied().collect();
+        Self { record: RefCell::new(Record { tracked, plan: Some(Plan::new(parameters)), ..Record::default() }) }
+    }
+
+    /// Whether this graph computes nothing.
+    pub fn is_planning(&self) -> bool {
+        self.record.borrow().plan.is_some()
+    }
+
+    /// Most bytes that forward and backward of what was planned hold at one time, without the parameters and their
+    /// gradients.
+    pub fn planned_bytes(&self) -> u64 {
+        self.record.borrow().plan.as_ref().map_or(0, Plan::peak)
+    }
+
+    /// On a planning graph, the result of an operation: its shape, noted. An operation asks before it computes.
+    pub(super) fn planned(&self, inputs: &[&Tensor], shape: &[usize], needs: Needs) -> Option<Result<Tensor>> {
+        let mut record = self.record.borrow_mut();
+        let Record { tracked, plan, .. } = &mut *record;
+        let plan = plan.as_mut()?;
+        let wanted: Vec<bool> = inputs.iter().map(|input| tracked.contains(&input.id())).collect();
+        Some(shape_only(shape).inspect(|output| {
+            if wanted.contains(&true) {
+                tracked.insert(output.id());
+                plan.note(inputs, &wanted, output, needs);
+            }
+        }))
     }
 
     /// Records that `operation` made `output` from `inputs`, where anybody wants the gradient of one of them.

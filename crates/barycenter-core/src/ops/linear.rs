@@ -1,10 +1,11 @@
 //! `y = x Wᵀ + b`.
 
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 
+use super::channels::column_sums;
 use super::graph::{Graph, Node, Operation};
 use super::matrix::{Matrix, Write, all_threads, multiply};
+use super::plan::Needs;
 use super::storage::{read, read_two, tensor};
 
 /// Linear layer: `inputs` [batch, in], `weight` [out, in], `bias` `[out]` give [batch, out].
@@ -13,6 +14,9 @@ pub fn linear(graph: &Graph, inputs: &Tensor, weight: &Tensor, bias: &Tensor) ->
     let (outputs, weight_width) = weight.dims2()?;
     if width != weight_width || bias.dims() != [outputs] {
         bail!("linear: inputs {batch}x{width}, weight {outputs}x{weight_width}, bias {:?}", bias.dims());
+    }
+    if let Some(planned) = graph.planned(&[inputs, weight, bias], &[batch, outputs], Needs::default()) {
+        return planned;
     }
     let mut result = read(bias, |bias| bias.repeat(batch))?;
     read_two(inputs, weight, |inputs, weight| {
@@ -49,22 +53,4 @@ impl Operation for Linear {
             node.wanted[2].then(|| column_sums(&gradient, outputs)),
         ])
     }
-}
-
-/// Sum of each column of a row-major matrix, each summed in `f64` from the first row to the last.
-fn column_sums(rows: &[f32], columns: usize) -> Vec<f32> {
-    const COLUMNS_A_PIECE: usize = 64;
-    let mut sums = vec![0.0_f32; columns];
-    sums.par_chunks_mut(COLUMNS_A_PIECE).enumerate().for_each(|(piece, sums)| {
-        let mut exact = vec![0.0_f64; sums.len()];
-        for row in rows.chunks_exact(columns) {
-            for (sum, value) in exact.iter_mut().zip(&row[piece * COLUMNS_A_PIECE..]) {
-                *sum += f64::from(*value);
-            }
-        }
-        for (sum, exact) in sums.iter_mut().zip(exact) {
-            *sum = exact as f32;
-        }
-    });
-    sums
 }

@@ -9,28 +9,45 @@
 //! Every operation gives the same bits in every run and with any number of threads: work is cut into pieces of a size
 //! that depends on shapes alone, and the pieces' partial sums are added in order.
 
+mod add;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod batch_norm;
+mod by_columns;
 mod channels;
 mod columns;
 mod conv2d;
 mod cross_entropy;
 mod direct;
 mod graph;
+mod groups;
+#[cfg(target_arch = "x86_64")]
+mod indirect;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "indirect_elsewhere.rs"]
+mod indirect;
+mod kernel_layout;
 mod linear;
 mod matrix;
+mod max_pool;
 mod moments;
+mod plan;
 mod pool;
 mod relu;
 mod squared_error;
 mod storage;
+#[cfg(target_arch = "x86_64")]
+mod walk;
 
+pub use add::add;
 pub use batch_norm::{BatchNormForm, batch_norm};
-pub use conv2d::conv2d;
+pub use conv2d::{ConvolutionForm, conv2d};
 pub use cross_entropy::{NO_LABEL, cross_entropy};
 pub use graph::{Gradients, Graph};
 pub use linear::linear;
+pub use max_pool::max_pool2d;
 pub use moments::Moments;
-pub use pool::global_average_pool;
+pub use pool::{PoolForm, adaptive_average_pool2d, average_pool2d, global_average_pool};
 pub use relu::relu;
 pub use squared_error::squared_error;
 pub use storage::read;

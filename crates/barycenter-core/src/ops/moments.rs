@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::channels::{Terms, lanes, piece_length, sum_channels};
+use super::channels::{Plain, Terms, lanes, piece_length, sum_channels};
 use super::storage::read;
 
 /// Mean and variance of each channel.
@@ -43,6 +43,12 @@ impl Moments {
         })
     }
 
+    /// What stands for the moments of a tensor that has no numbers: see [`Graph::planning`](super::Graph::planning).
+    pub fn unknown(inputs: &Tensor) -> Self {
+        let channels = inputs.dims().last().copied().unwrap_or(0);
+        Self { mean: vec![0.0; channels], variance: vec![1.0; channels], count: inputs.elem_count() / channels.max(1) }
+    }
+
     /// Merges a piece; `variance` holds sums of squares until all pieces are in.
     fn merge(&mut self, rows: usize, means: &[f32], squares: &[f32]) {
         let (before, here) = (self.count as f64, rows as f64);
@@ -67,15 +73,6 @@ fn piece_moments(piece: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     }
     let [squares] = sum_channels(piece.len(), channels, &Squares { values: piece, means: &means });
     (means, squares)
-}
-
-struct Plain<'a>(&'a [f32]);
-
-impl Terms<1> for Plain<'_> {
-    #[inline]
-    fn at<const N: usize>(&self, position: usize, _channel: usize) -> [[f32; N]; 1] {
-        [*lanes(self.0, position)]
-    }
 }
 
 struct Squares<'a> {

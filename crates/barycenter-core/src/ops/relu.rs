@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::graph::{Graph, Node, Operation};
+use super::plan::Needs;
 use super::storage::{read, tensor};
 
 /// Elements a task works on.
@@ -11,6 +12,10 @@ const PIECE: usize = 16 * 1024;
 
 /// `max(x, 0)`, element by element; a NaN stays one, so that a broken model shows.
 pub fn relu(graph: &Graph, inputs: &Tensor) -> Result<Tensor> {
+    let needs = Needs { in_place: true, ..Needs::default() };
+    if let Some(planned) = graph.planned(&[inputs], inputs.dims(), needs) {
+        return planned;
+    }
     let mut result = read(inputs, <[f32]>::to_vec)?;
     result.par_chunks_mut(PIECE).for_each(|piece| {
         for value in piece {
