@@ -22,7 +22,8 @@ pub struct SpecArguments {
     /// The candidates.
     #[arg(long, visible_alias = "set-id", value_name = "ID")]
     candidate_set: Option<Uuid>,
-    /// Architecture: `resnet_cifar:depth=20,classes=10`, `mlp:features=784x512x10`, or JSON.
+    /// Architecture: `resnet_cifar:depth=20,classes=10`, `mlp:features=784x512x10`,
+    /// `gpt2:vocabulary=50257,positions=1024,width=768,depth=12,heads=12`, ..., or JSON.
     #[arg(long, value_parser = network)]
     network: Option<Value>,
     /// Dataset to fit on, by name or id.

@@ -4,15 +4,13 @@ use candle_core::Tensor;
 
 use super::layers::Linear;
 use super::layout::{Layout, TensorSpec};
-use super::{Mode, Network, Weights, check_bounds};
-use crate::{Error, Result, ops};
+use super::{MOST_PARAMETERS, Mode, Network, Weights, check_bounds};
+use crate::{Error, Result};
 
 /// Widest layer.
 const MOST_FEATURES: usize = 1 << 20;
 /// Most widths.
 const MOST_LAYERS: usize = 256;
-/// Most elements in all: a spec cannot ask for more memory than a machine has.
-const MOST_PARAMETERS: usize = 1 << 32;
 
 pub(super) struct Mlp {
     features: Vec<usize>,
@@ -44,13 +42,11 @@ impl Network for Mlp {
 
     fn forward(&self, weights: &Weights, inputs: &Tensor, _mode: &mut Mode<'_>) -> Result<Tensor> {
         let mut x = inputs.clone();
-        for (index, layer) in self.layers.iter().enumerate() {
-            if index > 0 {
-                x = ops::relu(weights.graph(), &x)?;
-            }
-            x = layer.forward(weights, &x)?;
+        let (last, hidden) = self.layers.split_last().expect("at least two widths were asked for");
+        for layer in hidden {
+            x = layer.forward_relu(weights, &x)?;
         }
-        Ok(x)
+        last.forward(weights, &x)
     }
 
     fn classes(&self) -> usize {
@@ -66,8 +62,10 @@ impl Network for Mlp {
     }
 
     fn activation_bytes(&self, _sample_shape: &[usize], batch_size: usize) -> usize {
-        // Inputs, then two values (before and after the ReLU) and their two gradients for each unit.
-        let floats = self.features[0] + 4 * self.features[1..].iter().sum::<usize>();
+        // Inputs and outputs of every layer; then the gradients on both sides of the layer with the most units.
+        let units: usize = self.features.iter().sum();
+        let widest = self.features[1..].windows(2).map(|pair| pair[0] + pair[1]).max();
+        let floats = units + widest.unwrap_or(self.features[self.features.len() - 1]);
         floats * batch_size * size_of::<f32>()
     }
 }

@@ -9,29 +9,46 @@
 //! Every operation gives the same bits in every run and with any number of threads: work is cut into pieces of a size
 //! that depends on shapes alone, and the pieces' partial sums are added in order.
 
+mod activation;
+mod attention;
 mod batch_norm;
 mod channels;
 mod columns;
 mod conv2d;
 mod cross_entropy;
 mod direct;
+mod embedding;
+mod functions;
 mod graph;
+mod layer_norm;
 mod linear;
 mod matrix;
 mod moments;
+mod patches;
 mod pool;
 mod relu;
+mod rows;
+mod sequence;
+mod simd;
 mod storage;
+mod unit_rows;
 
+pub use activation::Activation;
+pub use attention::{AttentionForm, attention};
 pub use batch_norm::{BatchNormForm, batch_norm};
 pub use conv2d::conv2d;
 pub use cross_entropy::cross_entropy;
+pub use embedding::embedding;
 pub use graph::{Gradients, Graph};
-pub use linear::linear;
+pub use layer_norm::layer_norm;
+pub use linear::{Affine, Orientation, affine, linear};
 pub use moments::Moments;
+pub use patches::patches;
 pub use pool::global_average_pool;
 pub use relu::relu;
-pub use storage::read;
+pub use sequence::{class_token, with_class_token};
+pub use storage::{read, read_tokens};
+pub use unit_rows::unit_rows;
 
 #[cfg(test)]
 mod finite_difference;
