@@ -106,7 +106,7 @@ impl Training {
             let values = match tensor.role {
                 Role::Parameter => weights.next(),
                 Role::RunningMean | Role::RunningVar => statistics.next(),
-                Role::BatchCount => None,
+                Role::BatchCount | Role::Tied(_) | Role::Carried => None,
             };
             match values {
                 Some(values) => writer.write(&tensor.name, &bytes_of(values))?,

@@ -81,6 +81,56 @@ pub enum NetworkSpec {
         /// Classes.
         classes: u64,
     },
+    /// Vision Transformer (Dosovitskiy et al. 2021), torchvision's `VisionTransformer`: tensors `class_token`,
+    /// `conv_proj.weight`, `encoder.layers.encoder_layer_0.ln_1.weight`, ...
+    Vit {
+        /// Height and width of an image, a multiple of the patch size.
+        image_size: u64,
+        /// Height and width of a patch.
+        patch_size: u64,
+        /// Width of a token.
+        width: u64,
+        /// Blocks.
+        depth: u64,
+        /// Heads of each attention; they divide the width.
+        heads: u64,
+        /// Width of the hidden layer of a block.
+        mlp_width: u64,
+        /// Classes.
+        classes: u64,
+    },
+    /// CLIP's image tower (Radford et al. 2021) with a linear head, as in "Model soups": tensors
+    /// `model.visual.class_embedding`, ..., `classification_head.weight`. What is left of the text tower is copied.
+    ClipImage {
+        /// Height and width of an image, a multiple of the patch size.
+        image_size: u64,
+        /// Height and width of a patch.
+        patch_size: u64,
+        /// Width of a token; the hidden layer of a block has four times as much.
+        width: u64,
+        /// Blocks.
+        depth: u64,
+        /// Heads of each attention; they divide the width.
+        heads: u64,
+        /// Width of the features that enter the head.
+        embedding: u64,
+        /// Classes.
+        classes: u64,
+    },
+    /// GPT-2 (Radford et al. 2019), Hugging Face's `GPT2LMHeadModel`: tensors `transformer.wte.weight`,
+    /// `transformer.h.0.attn.c_attn.weight`, ... The output layer is tied to the token embeddings and may be left out.
+    Gpt2 {
+        /// Tokens there are.
+        vocabulary: u64,
+        /// Most tokens of a sequence.
+        positions: u64,
+        /// Width of a token; the hidden layer of a block has four times as much.
+        width: u64,
+        /// Blocks.
+        depth: u64,
+        /// Heads of each attention; they divide the width.
+        heads: u64,
+    },
 }
 
 /// How the coefficients are found.
@@ -432,5 +482,20 @@ mod tests {
             assert_eq!(text.parse::<Granularity>().unwrap().to_string(), text);
         }
         assert!("elements:-1".parse::<Granularity>().is_err());
+    }
+    #[test]
+    fn transformers_are_networks() {
+        let parse = |text: &str| serde_json::from_str::<NetworkSpec>(text);
+        let vit = r#"{"kind":"vit","image_size":32,"patch_size":4,"width":192,"depth":6,"heads":3,"mlp_width":768,"classes":10}"#;
+        assert!(matches!(parse(vit).unwrap(), NetworkSpec::Vit { mlp_width: 768, .. }));
+        let clip = r#"{"kind":"clip_image","image_size":224,"patch_size":32,"width":768,"depth":12,"heads":12,"embedding":512,"classes":1000}"#;
+        assert!(matches!(parse(clip).unwrap(), NetworkSpec::ClipImage { embedding: 512, .. }));
+        let gpt2 = r#"{"kind":"gpt2","vocabulary":50257,"positions":1024,"width":768,"depth":12,"heads":12}"#;
+        assert!(matches!(parse(gpt2).unwrap(), NetworkSpec::Gpt2 { positions: 1024, .. }));
+        for text in [vit, clip, gpt2] {
+            assert_eq!(serde_json::to_string(&parse(text).unwrap()).unwrap(), text);
+            let lacking = text.replace(r#","depth":"#, r#","deep":"#);
+            assert!(parse(&lacking).unwrap_err().to_string().contains("deep"));
+        }
     }
 }

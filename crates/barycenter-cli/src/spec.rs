@@ -23,7 +23,8 @@ pub struct SpecArguments {
     #[arg(long, visible_alias = "set-id", value_name = "ID")]
     candidate_set: Option<Uuid>,
     /// Architecture: `resnet_cifar:depth=20,classes=10`, `mlp:features=784x512x10`, `resnet`, `vgg_bn`,
-    /// `preresnet_cifar`, `wide_resnet:depth=28,width=10,classes=10`, or JSON.
+    /// `preresnet_cifar`, `wide_resnet:depth=28,width=10,classes=10`, `vit`, `clip_image`,
+    /// `gpt2:vocabulary=50257,positions=1024,width=768,depth=12,heads=12`, or JSON.
     #[arg(long, value_parser = network)]
     network: Option<Value>,
     /// Dataset to fit on, by name or id.

@@ -6,12 +6,13 @@ use barycenter_core::{
     blocks::Granularity,
     data::{Augmentation, DatasetKind, Normalisation},
     fit::{Optimiser, Schedule},
-    network::NetworkSpec,
+    network::{ClipImageSizes, Gpt2Sizes, NetworkSpec, VitSizes},
     objective::Loss,
 };
 
 /// The network a spec names.
 pub(crate) fn network(spec: &api::NetworkSpec) -> NetworkSpec {
+    let size = |value: u64| value as usize;
     match spec {
         api::NetworkSpec::Mlp { features } => {
             NetworkSpec::Mlp { features: features.iter().map(|f| *f as usize).collect() }
@@ -30,6 +31,37 @@ pub(crate) fn network(spec: &api::NetworkSpec) -> NetworkSpec {
         }
         api::NetworkSpec::WideResnet { depth, width, classes } => {
             NetworkSpec::WideResnet { depth: *depth as usize, width: *width as usize, classes: *classes as usize }
+        }
+        api::NetworkSpec::Vit { image_size, patch_size, width, depth, heads, mlp_width, classes } => {
+            NetworkSpec::Vit(VitSizes {
+                image_size: size(*image_size),
+                patch_size: size(*patch_size),
+                width: size(*width),
+                depth: size(*depth),
+                heads: size(*heads),
+                mlp_width: size(*mlp_width),
+                classes: size(*classes),
+            })
+        }
+        api::NetworkSpec::ClipImage { image_size, patch_size, width, depth, heads, embedding, classes } => {
+            NetworkSpec::ClipImage(ClipImageSizes {
+                image_size: size(*image_size),
+                patch_size: size(*patch_size),
+                width: size(*width),
+                depth: size(*depth),
+                heads: size(*heads),
+                embedding: size(*embedding),
+                classes: size(*classes),
+            })
+        }
+        api::NetworkSpec::Gpt2 { vocabulary, positions, width, depth, heads } => {
+            NetworkSpec::Gpt2(Gpt2Sizes {
+                vocabulary: size(*vocabulary),
+                positions: size(*positions),
+                width: size(*width),
+                depth: size(*depth),
+                heads: size(*heads),
+            })
         }
     }
 }

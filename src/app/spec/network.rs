@@ -38,7 +38,7 @@ fn check_tensors(network: &dyn Network, tensors: &[Tensor], faults: &mut Faults)
         return;
     }
     let floating: HashSet<&str> =
-        network.tensors().iter().filter(|spec| spec.role != Role::BatchCount).map(|spec| spec.name.as_str()).collect();
+        network.tensors().iter().filter(|spec| !matches!(spec.role, Role::BatchCount | Role::Carried)).map(|spec| spec.name.as_str()).collect();
     for tensor in tensors.iter().filter(|tensor| floating.contains(tensor.name.as_str())) {
         if !AVERAGEABLE.contains(&tensor.dtype.as_str()) {
             let detail = format!(
@@ -74,6 +74,37 @@ fn to_core(spec: &NetworkSpec) -> network::NetworkSpec {
         }
         NetworkSpec::WideResnet { depth, width, classes } => {
             network::NetworkSpec::WideResnet { depth: size(*depth), width: size(*width), classes: size(*classes) }
+        }
+        NetworkSpec::Vit { image_size, patch_size, width, depth, heads, mlp_width, classes } => {
+            network::NetworkSpec::Vit(network::VitSizes {
+                image_size: size(*image_size),
+                patch_size: size(*patch_size),
+                width: size(*width),
+                depth: size(*depth),
+                heads: size(*heads),
+                mlp_width: size(*mlp_width),
+                classes: size(*classes),
+            })
+        }
+        NetworkSpec::ClipImage { image_size, patch_size, width, depth, heads, embedding, classes } => {
+            network::NetworkSpec::ClipImage(network::ClipImageSizes {
+                image_size: size(*image_size),
+                patch_size: size(*patch_size),
+                width: size(*width),
+                depth: size(*depth),
+                heads: size(*heads),
+                embedding: size(*embedding),
+                classes: size(*classes),
+            })
+        }
+        NetworkSpec::Gpt2 { vocabulary, positions, width, depth, heads } => {
+            network::NetworkSpec::Gpt2(network::Gpt2Sizes {
+                vocabulary: size(*vocabulary),
+                positions: size(*positions),
+                width: size(*width),
+                depth: size(*depth),
+                heads: size(*heads),
+            })
         }
     }
 }
@@ -125,6 +156,38 @@ mod tests {
             NetworkSpec::WideResnet { depth: 28, width: 10, classes: 10 },
         ] {
             assert!(check(&spec, None, &mut Faults::default()).is_some(), "{spec:?}");
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn fault(network: Value) -> Option<String> {
+        let spec: NetworkSpec = serde_json::from_value(network).unwrap();
+        let mut faults = Faults::default();
+        check(&spec, None, &mut faults);
+        faults.0.first().map(|error| {
+            assert_eq!(error.field, "network");
+            error.detail.clone()
+        })
+    }
+
+    #[test]
+    fn transformers_out_of_bounds_are_refused_by_name() {
+        let vit = json!({"kind": "vit", "image_size": 32, "patch_size": 4, "width": 192, "depth": 6, "heads": 3,
+            "mlp_width": 768, "classes": 10});
+        let clip = json!({"kind": "clip_image", "image_size": 224, "patch_size": 32, "width": 768, "depth": 12,
+            "heads": 12, "embedding": 512, "classes": 1000});
+        let gpt2 = json!({"kind": "gpt2", "vocabulary": 50257, "positions": 1024, "width": 768, "depth": 12, "heads": 12});
+        for network in [vit, clip, gpt2] {
+            assert_eq!(fault(network.clone()), None);
+            let sizes: Vec<String> = network.as_object().unwrap().keys().filter(|k| *k != "kind").cloned().collect();
+            for size in sizes {
+                for value in [0, u64::MAX] {
+                    let mut network = network.clone();
+                    network[&size] = value.into();
+                    let detail = fault(network).unwrap();
+                    assert!(detail.contains(&size), "{detail}");
+                }
+            }
         }
     }
 }

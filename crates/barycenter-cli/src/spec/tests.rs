@@ -60,6 +60,21 @@ fn every_convolutional_network_has_a_short_form() {
 }
 
 #[test]
+fn transformers_are_written_as_options() {
+    let network = |text: &str| parse(&["--candidate-set", SET, "--network", text, "--fit", "validation"]).unwrap().network;
+    assert_eq!(
+        network("gpt2:vocabulary=50257,positions=1024,width=768,depth=12,heads=12"),
+        NetworkSpec::Gpt2 { vocabulary: 50257, positions: 1024, width: 768, depth: 12, heads: 12 }
+    );
+    assert_eq!(
+        network("vit:image_size=32,patch_size=4,width=192,depth=6,heads=3,mlp_width=768,classes=10"),
+        NetworkSpec::Vit { image_size: 32, patch_size: 4, width: 192, depth: 6, heads: 3, mlp_width: 768, classes: 10 }
+    );
+    let clip = "clip_image:image_size=224,patch_size=32,width=768,depth=12,heads=12,embedding=512,classes=1000";
+    assert!(matches!(network(clip), NetworkSpec::ClipImage { embedding: 512, classes: 1000, .. }));
+}
+
+#[test]
 fn a_spec_survives_yaml() {
     let words = ["--set-id", SET, "--network", "mlp:features=784x512x10", "--fit", "v", "--optimiser", "sgd"];
     let spec = parse(&words).unwrap();

@@ -12,10 +12,18 @@ use crate::{
 
 impl Averaging<'_> {
     /// Merges the candidates with the outcome's coefficients, tensor by tensor; the running statistics are those the
-    /// outcome was evaluated with, everything else is copied from the reference candidate, the last one.
+    /// outcome was evaluated with, everything else is copied from the reference candidate, the last one. Tied tensors stay tied.
     pub fn materialise(&self, outcome: &Outcome, output: impl Write, progress: &mut dyn Progress) -> Result<Written> {
         let reference = &self.candidates[self.candidates.len() - 1];
         let mut policies = policies(reference, &self.averaged, &self.blocks)?;
+        for tensor in self.network.tensors() {
+            // A second copy of a parameter stays equal to it.
+            if let Role::Tied(twin) = tensor.role
+                && policies.contains_key(&tensor.name)
+            {
+                policies.insert(tensor.name.clone(), Policy::Average { block: self.blocks.block_of(twin) });
+            }
+        }
         let is_statistic = |role| matches!(role, Role::RunningMean | Role::RunningVar);
         let statistics = self.network.tensors().iter().filter(|tensor| is_statistic(tensor.role));
         for (tensor, values) in statistics.zip(outcome.statistics.running()) {

@@ -69,6 +69,22 @@ pub struct NotAveraged {
     pub policy: &'static str,
 }
 
+/// Errors where a candidate holds a second copy of a parameter that differs from it.
+fn check_tied(network: &dyn Network, candidates: &[CheckpointFile], names: &[String]) -> Result<()> {
+    let parameters = network.parameters();
+    for tensor in network.tensors() {
+        let Role::Tied(twin) = tensor.role else { continue };
+        let twin = &parameters[twin].name;
+        for (candidate, name) in candidates.iter().zip(names) {
+            if candidate.tensor(&tensor.name).is_ok() && candidate.bytes(&tensor.name)? != candidate.bytes(twin)? {
+                let held = &tensor.name;
+                return Err(Error::input(format!("{name}: `{held}` is not equal to `{twin}`, which the network ties it to")));
+            }
+        }
+    }
+    Ok(())
+}
+
 struct Contender {
     method: &'static str,
     members: Option<Vec<usize>>,
@@ -97,6 +113,7 @@ impl<'a> Averaging<'a> {
         let tensors = &candidates[0].layout().tensors;
         check_layout(network.tensors(), tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice())))?;
         check_finite(candidates, names)?;
+        check_tied(network.as_ref(), candidates, names)?;
         if data.fit.indices.is_empty() || data.select.indices.is_empty() {
             return Err(Error::input("the fit part and the select part need at least one sample each"));
         }
@@ -125,7 +142,12 @@ impl<'a> Averaging<'a> {
             (Role::RunningMean | Role::RunningVar, BatchNormPolicy::Average) => "average",
             _ => "copy",
         };
-        let others = self.network.tensors().iter().filter(|tensor| tensor.role != Role::Parameter);
+        let held = |name: &str| self.candidates.iter().all(|candidate| candidate.tensor(name).is_ok());
+        let others = self.network.tensors().iter().filter(|tensor| match tensor.role {
+            Role::Parameter | Role::Tied(_) => false,
+            Role::RunningMean | Role::RunningVar | Role::BatchCount => true,
+            Role::Carried => held(&tensor.name),
+        });
         others.map(|t| NotAveraged { tensor: t.name.clone(), policy: policy(t.role) }).collect()
     }
 

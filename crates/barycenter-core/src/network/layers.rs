@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::layout::Layout;
 use super::statistics::Mode;
 use super::weights::Weights;
-use crate::ops::{self, BatchNormForm, ConvolutionForm, Moments};
+use crate::ops::{self, Affine, BatchNormForm, ConvolutionForm, Moments, Orientation};
 use crate::{Error, Result};
 
 /// `PyTorch`'s default.
@@ -27,6 +27,13 @@ impl Linear {
 
     pub(super) fn forward(&self, weights: &Weights, inputs: &Tensor) -> Result<Tensor> {
         Ok(ops::linear(weights.graph(), inputs, weights.parameter(self.weight), weights.parameter(self.bias))?)
+    }
+
+    /// `relu(linear(inputs))`.
+    pub(super) fn forward_relu(&self, weights: &Weights, inputs: &Tensor) -> Result<Tensor> {
+        let weight = Affine::new(weights.parameter(self.weight), Orientation::OutputsByInputs);
+        let layer = Affine { bias: Some(weights.parameter(self.bias)), relu: true, ..weight };
+        Ok(ops::affine(weights.graph(), inputs, layer)?)
     }
 }
 

@@ -14,6 +14,19 @@ pub enum Role {
     RunningVar,
     /// Number of batches a batch norm has seen (`i64`, no dimensions).
     BatchCount,
+    /// The same values as the parameter at this position among the parameters, stored a second time. A file may lack it;
+    /// one that has it keeps it equal.
+    Tied(usize),
+    /// Nothing the network computes with: copied from the reference candidate. A file may lack it, and where it has it, any
+    /// shape and element type will do.
+    Carried,
+}
+
+impl Role {
+    /// Whether every checkpoint must have such a tensor. `PyTorch` itself loads checkpoints without batch counts.
+    pub fn is_required(self) -> bool {
+        !matches!(self, Self::BatchCount | Self::Tied(_) | Self::Carried)
+    }
 }
 
 /// One tensor of a checkpoint.
@@ -21,7 +34,7 @@ pub enum Role {
 pub struct TensorSpec {
     /// Name in the state dict.
     pub name: String,
-    /// Shape.
+    /// Shape; empty where any will do.
     pub shape: Vec<usize>,
     /// What it is for.
     pub role: Role,
@@ -44,7 +57,7 @@ const LISTED: usize = 5;
 
 /// Errors unless these names and shapes are exactly the tensors of a network; the message names the first that differ.
 ///
-/// Batch counts may be missing: `PyTorch` itself loads checkpoints without them.
+/// Tensors that are not required ([`Role::is_required`]) may be missing, and a carried one may have any shape.
 pub fn check_layout<'a>(
     expected: &[TensorSpec],
     found: impl IntoIterator<Item = (&'a str, &'a [usize])>,
@@ -57,13 +70,13 @@ pub fn check_layout<'a>(
         seen.insert(name);
         match known.get(name) {
             None => differences.push(format!("`{name}` is no tensor of the network")),
-            Some(spec) if spec.shape != shape => {
+            Some(spec) if spec.role != Role::Carried && spec.shape != shape => {
                 differences.push(format!("`{name}` has shape {shape:?}, the network's has {:?}", spec.shape));
             }
             Some(_) => {}
         }
     }
-    let missing = expected.iter().filter(|spec| spec.role != Role::BatchCount && !seen.contains(spec.name.as_str()));
+    let missing = expected.iter().filter(|spec| spec.role.is_required() && !seen.contains(spec.name.as_str()));
     differences.extend(missing.map(|spec| format!("`{}` {:?} is missing", spec.name, spec.shape)));
     if differences.is_empty() {
         return Ok(());
@@ -100,6 +113,18 @@ impl Layout {
         self.tensors.push(TensorSpec { name, shape, role: Role::Parameter });
         self.parameters += 1;
         self.parameters - 1
+    }
+
+    /// Adds a second place of the parameter at this position.
+    pub(super) fn tied(&mut self, name: String, parameter: usize) {
+        let mut parameters = self.tensors.iter().filter(|tensor| tensor.role == Role::Parameter);
+        let shape = parameters.nth(parameter).map_or_else(Vec::new, |tensor| tensor.shape.clone());
+        self.tensors.push(TensorSpec { name, shape, role: Role::Tied(parameter) });
+    }
+
+    /// Adds a tensor that is copied.
+    pub(super) fn carried(&mut self, name: String) {
+        self.tensors.push(TensorSpec { name, shape: vec![], role: Role::Carried });
     }
 
     /// Adds the running statistics of a batch norm and returns its position among the batch norms.

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::layers::Linear;
 use super::layout::{Layout, TensorSpec};
 use super::{MOST_PARAMETERS, Mode, Network, Weights, check_bounds, plan};
-use crate::{Error, Result, ops};
+use crate::{Error, Result};
 
 /// Widest layer.
 const MOST_FEATURES: usize = 1 << 20;
@@ -42,13 +42,11 @@ impl Network for Mlp {
 
     fn forward(&self, weights: &Weights, inputs: &Tensor, _mode: &mut Mode<'_>) -> Result<Tensor> {
         let mut x = inputs.clone();
-        for (index, layer) in self.layers.iter().enumerate() {
-            if index > 0 {
-                x = ops::relu(weights.graph(), &x)?;
-            }
-            x = layer.forward(weights, &x)?;
+        let (last, hidden) = self.layers.split_last().expect("at least two widths were asked for");
+        for layer in hidden {
+            x = layer.forward_relu(weights, &x)?;
         }
-        Ok(x)
+        last.forward(weights, &x)
     }
 
     fn outputs(&self) -> usize {

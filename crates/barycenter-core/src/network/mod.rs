@@ -1,5 +1,7 @@
 //! Built-in networks with `PyTorch` state-dict tensor names, so that a checkpoint of one is a checkpoint of the other.
 
+mod clip_image;
+mod gpt2;
 mod layers;
 mod layout;
 mod mlp;
@@ -9,13 +11,18 @@ mod resnet;
 mod resnet_cifar;
 mod statistics;
 mod vgg_bn;
+mod transformer;
+mod vit;
 mod weights;
 mod wide_resnet;
 
 use candle_core::Tensor;
 
+pub use clip_image::ClipImageSizes;
+pub use gpt2::Gpt2Sizes;
 pub use layout::{Role, TensorSpec, check_layout};
 pub use statistics::{Mode, Statistics, StatisticsSum};
+pub use vit::VitSizes;
 pub use weights::Weights;
 
 use crate::{Error, Result};
@@ -65,6 +72,12 @@ pub enum NetworkSpec {
         /// Number of classes.
         classes: usize,
     },
+    /// Vision Transformer, torchvision's `VisionTransformer`.
+    Vit(VitSizes),
+    /// CLIP's image tower with a linear head, the layout of "Model soups".
+    ClipImage(ClipImageSizes),
+    /// GPT-2, Hugging Face's `GPT2LMHeadModel`.
+    Gpt2(Gpt2Sizes),
 }
 
 impl NetworkSpec {
@@ -81,13 +94,16 @@ impl NetworkSpec {
             Self::WideResnet { depth, width, classes } => {
                 Ok(Box::new(wide_resnet::WideResnet::new(*depth, *width, *classes)?))
             }
+            Self::Vit(sizes) => Ok(Box::new(vit::Vit::new(*sizes)?)),
+            Self::ClipImage(sizes) => Ok(Box::new(clip_image::ClipImage::new(*sizes)?)),
+            Self::Gpt2(sizes) => Ok(Box::new(gpt2::Gpt2::new(*sizes)?)),
         }
     }
 }
 
 /// A network whose weights come from outside.
 pub trait Network: Send + Sync {
-    /// Every tensor of a checkpoint, in `PyTorch`'s order.
+    /// Every tensor that a checkpoint has or may have, in `PyTorch`'s order.
     fn tensors(&self) -> &[TensorSpec];
 
     /// Outputs [rows, outputs] of `inputs`: a row a sample of NHWC images or [batch, features], or a row a position of
@@ -155,6 +171,23 @@ fn check_bounds(name: &str, value: usize, range: std::ops::RangeInclusive<usize>
         return Ok(());
     }
     Err(Error::input(format!("{name} is {value}, allowed are {} to {}", range.start(), range.end())))
+}
+
+/// Most parameters of a network: a spec cannot ask for more memory than a machine has.
+const MOST_PARAMETERS: usize = 1 << 32;
+
+/// Errors where the parameters of a network of this kind are too many.
+fn check_parameters(kind: &str, tensors: &[TensorSpec]) -> Result<()> {
+    let parameters = tensors.iter().filter(|tensor| tensor.role == Role::Parameter).map(TensorSpec::len).sum();
+    check_bounds(&format!("number of {kind} parameters"), parameters, 1..=MOST_PARAMETERS)
+}
+
+/// Errors unless a sample is a square colour image of this size; `kind` is the network's.
+fn check_image(kind: &str, size: usize, sample_shape: &[usize]) -> Result<()> {
+    if sample_shape == [3, size, size] {
+        return Ok(());
+    }
+    Err(Error::input(format!("an input has shape {sample_shape:?}, {kind} takes [3, {size}, {size}]")))
 }
 
 #[cfg(test)]

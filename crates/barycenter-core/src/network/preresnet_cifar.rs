@@ -114,7 +114,7 @@ impl Network for PreresnetCifar {
         self.fc.forward(weights, &pooled)
     }
 
-    fn classes(&self) -> usize {
+    fn outputs(&self) -> usize {
         self.classes
     }
 

@@ -113,7 +113,7 @@ impl Network for Resnet {
         self.fc.forward(weights, &pooled)
     }
 
-    fn classes(&self) -> usize {
+    fn outputs(&self) -> usize {
         self.classes
     }
 

@@ -121,6 +121,78 @@ fn a_foreign_layout_is_refused_by_name() {
     assert!(message(check_layout(network.tensors(), found)).ends_with("and 6 more"));
 }
 
+const VIT: VitSizes =
+    VitSizes { image_size: 32, patch_size: 4, width: 12, depth: 2, heads: 3, mlp_width: 20, classes: 10 };
+const CLIP: ClipImageSizes =
+    ClipImageSizes { image_size: 224, patch_size: 32, width: 768, depth: 12, heads: 12, embedding: 512, classes: 1000 };
+const GPT2: Gpt2Sizes = Gpt2Sizes { vocabulary: 50257, positions: 1024, width: 768, depth: 12, heads: 12 };
+
+fn parameter_count(spec: &NetworkSpec) -> usize {
+    spec.build().unwrap().parameters().iter().map(|spec| spec.len()).sum()
+}
+
+#[test]
+fn transformers_have_the_published_numbers_of_parameters() {
+    let vit_b_16 =
+        VitSizes { image_size: 224, patch_size: 16, width: 768, depth: 12, heads: 12, mlp_width: 3072, classes: 1000 };
+    assert_eq!(parameter_count(&NetworkSpec::Vit(vit_b_16)), 86_567_656);
+    assert_eq!(parameter_count(&NetworkSpec::Gpt2(GPT2)), 124_439_808);
+    // ViT-B/32's tower has 87 849 216 parameters, the head a row of 512 and a bias for each class.
+    assert_eq!(parameter_count(&NetworkSpec::ClipImage(CLIP)), 87_849_216 + 513_000);
+}
+
+#[test]
+fn sizes_of_transformers_out_of_bounds_are_refused_by_name() {
+    let vit = |sizes| message(NetworkSpec::Vit(sizes).build());
+    assert!(vit(VitSizes { patch_size: 5, ..VIT }).contains("vit patch_size is 5, it must divide"));
+    assert!(vit(VitSizes { heads: 5, ..VIT }).contains("vit heads is 5, it must divide the width 12"));
+    assert!(vit(VitSizes { depth: 0, ..VIT }).contains("vit depth is 0"));
+    assert!(vit(VitSizes { classes: 1, ..VIT }).contains("vit classes is 1"));
+    assert!(vit(VitSizes { image_size: 1 << 13, ..VIT }).contains("vit image_size is 8192"));
+    assert!(vit(VitSizes { image_size: 4096, patch_size: 1, ..VIT }).contains("number of vit positions"));
+    assert!(vit(VitSizes { mlp_width: 0, ..VIT }).contains("vit mlp_width is 0"));
+    let clip = |sizes| message(NetworkSpec::ClipImage(sizes).build());
+    assert!(clip(ClipImageSizes { embedding: 0, ..CLIP }).contains("clip_image embedding is 0"));
+    assert!(clip(ClipImageSizes { heads: 7, ..CLIP }).contains("clip_image heads is 7"));
+    assert!(clip(ClipImageSizes { patch_size: 31, ..CLIP }).contains("clip_image patch_size is 31"));
+    let gpt2 = |sizes| message(NetworkSpec::Gpt2(sizes).build());
+    assert!(gpt2(Gpt2Sizes { vocabulary: 1, ..GPT2 }).contains("gpt2 vocabulary is 1"));
+    assert!(gpt2(Gpt2Sizes { heads: 5, ..GPT2 }).contains("gpt2 heads is 5"));
+    assert!(gpt2(Gpt2Sizes { positions: usize::MAX, ..GPT2 }).contains("gpt2 positions"));
+    assert!(gpt2(Gpt2Sizes { vocabulary: 1 << 24, width: 12 << 10, ..GPT2 }).contains("number of gpt2 parameters"));
+}
+
+#[test]
+fn inputs_of_other_shapes_are_refused() {
+    let vit = NetworkSpec::Vit(VIT).build().unwrap();
+    assert!(vit.check_input(&[3, 32, 32]).is_ok());
+    assert!(message(vit.check_input(&[3, 28, 28])).contains("vit takes [3, 32, 32]"));
+    let gpt2 = NetworkSpec::Gpt2(GPT2).build().unwrap();
+    assert!(gpt2.check_input(&[1024]).is_ok() && gpt2.check_input(&[1]).is_ok());
+    assert!(message(gpt2.check_input(&[1025])).contains("at most 1024 positions"));
+    assert!(gpt2.check_input(&[3, 32, 32]).is_err());
+}
+
+#[test]
+fn a_language_model_may_hold_its_tied_weight_and_its_masks_or_not() {
+    let network = NetworkSpec::Gpt2(Gpt2Sizes { vocabulary: 9, positions: 4, width: 6, depth: 1, heads: 2 }).build().unwrap();
+    let required = |spec: &&TensorSpec| spec.role.is_required();
+    let mut found: Vec<(String, Vec<usize>)> =
+        network.tensors().iter().filter(required).map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
+    let check = |found: &[(String, Vec<usize>)]| {
+        check_layout(network.tensors(), found.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())))
+    };
+    check(&found).unwrap();
+    found.push(("transformer.h.0.attn.bias".into(), vec![1, 1, 4, 4]));
+    found.push(("transformer.h.0.attn.masked_bias".into(), vec![]));
+    found.push(("lm_head.weight".into(), vec![9, 6]));
+    check(&found).unwrap();
+    let (_, shape) = found.last_mut().unwrap();
+    *shape = vec![6, 9];
+    assert!(message(check(&found)).contains("`lm_head.weight` has shape [6, 9], the network's has [9, 6]"));
+    assert!(matches!(network.tensors().last().unwrap().role, Role::Tied(0)));
+}
+
 #[test]
 fn statistics_of_another_network_are_refused() {
     let network = resnet(8).unwrap();

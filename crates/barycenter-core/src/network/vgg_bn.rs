@@ -88,7 +88,7 @@ impl Network for VggBn {
         last.forward(weights, &x)
     }
 
-    fn classes(&self) -> usize {
+    fn outputs(&self) -> usize {
         self.classes
     }
 

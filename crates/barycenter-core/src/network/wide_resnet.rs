@@ -106,7 +106,7 @@ impl Network for WideResnet {
         self.linear.forward(weights, &pooled)
     }
 
-    fn classes(&self) -> usize {
+    fn outputs(&self) -> usize {
         self.classes
     }
 

@@ -6,6 +6,8 @@ use candle_core::{Device, Tensor};
 
 use super::*;
 
+mod transformers;
+
 /// Values spread over (-1, 1), none close to another's negative, from a golden-ratio sequence.
 fn values(count: usize, seed: f32) -> Vec<f32> {
     (0..count).map(|i| ((i as f32 + seed) * 0.618_034).fract() * 2.0 - 1.0).collect()

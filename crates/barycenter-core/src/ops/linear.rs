@@ -1,56 +1,221 @@
-//! `y = x Wᵀ + b`.
+//! `y = f(x) Wᵀ + b + residual`: the linear layer with what stands before and after it in a network.
 
 use candle_core::{Result, Tensor, bail};
 
+use rayon::prelude::*;
+
+use super::activation::Activation;
 use super::channels::column_sums;
 use super::graph::{Graph, Node, Operation};
 use super::matrix::{Matrix, Write, all_threads, multiply};
 use super::plan::Needs;
+use super::relu::mask;
 use super::storage::{read, read_two, tensor};
+
+/// Elements a task works on.
+const PIECE: usize = 16 * 1024;
+
+/// How a weight lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orientation {
+    /// [outputs, inputs], as in `nn.Linear`; a kernel [outputs, channels, height, width] counts as one row an output.
+    OutputsByInputs,
+    /// [inputs, outputs], as in GPT-2's `Conv1D`.
+    InputsByOutputs,
+}
+
+/// A linear layer's parameters, and what is fused with it.
+#[derive(Clone, Copy)]
+pub struct Affine<'a> {
+    /// The matrix.
+    pub weight: &'a Tensor,
+    /// How it lies in memory.
+    pub orientation: Orientation,
+    /// Added to every row of the output: `[outputs]`.
+    pub bias: Option<&'a Tensor>,
+    /// Applied to the inputs first. Its values are not kept: the backward pass computes them again along with the
+    /// derivative, which has the same exponential in it.
+    pub activation: Option<Activation>,
+    /// Added to the output: [rows, outputs].
+    pub residual: Option<&'a Tensor>,
+    /// A `ReLU` follows.
+    pub relu: bool,
+}
+
+impl<'a> Affine<'a> {
+    /// A product with a weight, alone.
+    pub fn new(weight: &'a Tensor, orientation: Orientation) -> Self {
+        Self { weight, orientation, bias: None, activation: None, residual: None, relu: false }
+    }
+}
 
 /// Linear layer: `inputs` [batch, in], `weight` [out, in], `bias` `[out]` give [batch, out].
 pub fn linear(graph: &Graph, inputs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let (batch, width) = inputs.dims2()?;
-    let (outputs, weight_width) = weight.dims2()?;
-    if width != weight_width || bias.dims() != [outputs] {
-        bail!("linear: inputs {batch}x{width}, weight {outputs}x{weight_width}, bias {:?}", bias.dims());
-    }
-    if let Some(planned) = graph.planned(&[inputs, weight, bias], &[batch, outputs], Needs::default()) {
+    affine(graph, inputs, Affine { bias: Some(bias), ..Affine::new(weight, Orientation::OutputsByInputs) })
+}
+
+/// `relu(activation(inputs) · weight + bias + residual)`, each part where the layer has it: [rows, in] give [rows, out].
+pub fn affine(graph: &Graph, inputs: &Tensor, layer: Affine<'_>) -> Result<Tensor> {
+    let operation = Linear::new(inputs, &layer)?;
+    let mut operands = vec![inputs, layer.weight];
+    operands.extend(layer.bias);
+    operands.extend(layer.residual);
+    // The values of an activation are made anew while going backward.
+    let scratch = if layer.activation.is_some() { size_of::<f32>() * inputs.elem_count() } else { 0 };
+    let needs = Needs { scratch: scratch as u64, ..Needs::default() };
+    if let Some(planned) = graph.planned(&operands, &[operation.rows, operation.outputs], needs) {
         return planned;
     }
-    let mut result = read(bias, |bias| bias.repeat(batch))?;
-    read_two(inputs, weight, |inputs, weight| {
-        let (left, right) = (Matrix::new(inputs, batch, width), Matrix::new(weight, outputs, width).transposed());
-        multiply(&mut result, left, right, Write::Accumulate, all_threads());
+    let mut result = operation.start(&layer)?;
+    let write = if layer.bias.is_some() || layer.residual.is_some() { Write::Accumulate } else { Write::Replace };
+    read_two(inputs, layer.weight, |inputs, weight| {
+        let activated = layer.activation.map(|activation| apply(activation, inputs));
+        let inputs = activated.as_deref().unwrap_or(inputs);
+        let left = Matrix::new(inputs, operation.rows, operation.width);
+        multiply(&mut result, left, operation.weight(weight), write, all_threads());
     })?;
-    let output = tensor(result, &[batch, outputs])?;
-    graph.record(Linear { batch, width, outputs }, &[inputs, weight, bias], &output);
+    if layer.relu {
+        result.par_chunks_mut(PIECE).for_each(rectify);
+    }
+    let output = tensor(result, &[operation.rows, operation.outputs])?;
+    graph.record(operation, &operands, &output);
     Ok(output)
 }
 
+/// Puts 0 in the place of negative values; a NaN stays one, so that a broken model shows.
+fn rectify(values: &mut [f32]) {
+    for value in values {
+        if *value < 0.0 {
+            *value = 0.0;
+        }
+    }
+}
+
+fn apply(activation: Activation, inputs: &[f32]) -> Vec<f32> {
+    let mut values = vec![0.0; inputs.len()];
+    let pieces = values.par_chunks_mut(PIECE).zip(inputs.par_chunks(PIECE));
+    pieces.for_each(|(values, inputs)| activation.apply(inputs, values));
+    values
+}
+
 struct Linear {
-    batch: usize,
+    rows: usize,
     width: usize,
     outputs: usize,
+    orientation: Orientation,
+    activation: Option<Activation>,
+    has_bias: bool,
+    has_residual: bool,
+    relu: bool,
+}
+
+impl Linear {
+    fn new(inputs: &Tensor, layer: &Affine<'_>) -> Result<Self> {
+        let (rows, width) = inputs.dims2()?;
+        let dims = layer.weight.dims();
+        let first = dims.first().copied().unwrap_or(0);
+        let others: usize = dims.iter().skip(1).product();
+        let (weight_width, outputs) = match layer.orientation {
+            Orientation::OutputsByInputs => (others, first),
+            Orientation::InputsByOutputs => (first, others),
+        };
+        if width != weight_width || layer.bias.is_some_and(|bias| bias.dims() != [outputs]) {
+            let bias = layer.bias.map(Tensor::dims);
+            bail!("linear: inputs {rows}x{width}, weight {dims:?}, bias {bias:?}");
+        }
+        if let Some(residual) = layer.residual.filter(|residual| residual.dims() != [rows, outputs]) {
+            bail!("linear: output {rows}x{outputs}, residual {:?}", residual.dims());
+        }
+        let Affine { orientation, activation, relu, .. } = *layer;
+        let (has_bias, has_residual) = (layer.bias.is_some(), layer.residual.is_some());
+        Ok(Self { rows, width, outputs, orientation, activation, has_bias, has_residual, relu })
+    }
+
+    /// What the product is added to.
+    fn start(&self, layer: &Affine<'_>) -> Result<Vec<f32>> {
+        match (layer.bias, layer.residual) {
+            (None, None) => Ok(vec![0.0; self.rows * self.outputs]),
+            (Some(bias), None) => read(bias, |bias| bias.repeat(self.rows)),
+            (None, Some(residual)) => read(residual, <[f32]>::to_vec),
+            (Some(bias), Some(residual)) => read_two(bias, residual, |bias, residual| {
+                let mut sum = residual.to_vec();
+                let rows_a_piece = PIECE.div_ceil(self.outputs);
+                sum.par_chunks_mut(rows_a_piece * self.outputs).for_each(|piece| {
+                    for row in piece.chunks_exact_mut(self.outputs) {
+                        for (sum, bias) in row.iter_mut().zip(bias) {
+                            *sum += bias;
+                        }
+                    }
+                });
+                sum
+            }),
+        }
+    }
+
+    /// The weight as [in, out].
+    fn weight<'a>(&self, elements: &'a [f32]) -> Matrix<'a> {
+        match self.orientation {
+            Orientation::OutputsByInputs => Matrix::new(elements, self.outputs, self.width).transposed(),
+            Orientation::InputsByOutputs => Matrix::new(elements, self.width, self.outputs),
+        }
+    }
+
+    /// Gradient of what entered the product.
+    fn product_gradient(&self, weight: &Tensor, gradient: &[f32]) -> Result<Vec<f32>> {
+        let mut result = vec![0.0; self.rows * self.width];
+        read(weight, |weight| {
+            let gradient = Matrix::new(gradient, self.rows, self.outputs);
+            multiply(&mut result, gradient, self.weight(weight).transposed(), Write::Replace, all_threads());
+        })?;
+        Ok(result)
+    }
+
+    /// Gradient of the weight, from what entered the product.
+    fn weight_gradient(&self, entered: &[f32], gradient: &[f32]) -> Vec<f32> {
+        let mut result = vec![0.0; self.width * self.outputs];
+        let entered = Matrix::new(entered, self.rows, self.width);
+        let gradient = Matrix::new(gradient, self.rows, self.outputs);
+        let (left, right) = match self.orientation {
+            Orientation::OutputsByInputs => (gradient.transposed(), entered),
+            Orientation::InputsByOutputs => (entered.transposed(), gradient),
+        };
+        multiply(&mut result, left, right, Write::Replace, all_threads());
+        result
+    }
 }
 
 impl Operation for Linear {
-    fn backward(&self, node: &Node, gradient: Vec<f32>) -> Result<Vec<Option<Vec<f32>>>> {
-        let Self { batch, width, outputs } = *self;
-        let gradient_matrix = Matrix::new(&gradient, batch, outputs);
-        let product = |length, left, elements: &Tensor, rows| {
-            let mut product = vec![0.0; length];
-            read(elements, |elements| {
-                multiply(&mut product, left, Matrix::new(elements, rows, width), Write::Replace, all_threads());
+    fn backward(&self, node: &Node, mut gradient: Vec<f32>) -> Result<Vec<Option<Vec<f32>>>> {
+        if self.relu {
+            read(&node.output, |output| {
+                let pieces = gradient.par_chunks_mut(PIECE).zip(output.par_chunks(PIECE));
+                pieces.for_each(|(gradient, output)| mask(gradient, output));
             })?;
-            Ok::<_, candle_core::Error>(product)
-        };
-        let of_inputs = || product(batch * width, gradient_matrix, &node.inputs[1], outputs);
-        let of_weight = || product(outputs * width, gradient_matrix.transposed(), &node.inputs[0], batch);
-        Ok(vec![
-            node.wanted[0].then(of_inputs).transpose()?,
-            node.wanted[1].then(of_weight).transpose()?,
-            node.wanted[2].then(|| column_sums(&gradient, outputs)),
-        ])
+        }
+        let of_product = || self.product_gradient(&node.inputs[1], &gradient);
+        let mut of_inputs = node.wanted[0].then(of_product).transpose()?;
+        let of_weight = read(&node.inputs[0], |inputs| match (self.activation, &mut of_inputs) {
+            (Some(activation), Some(of_inputs)) => {
+                let mut values = vec![0.0; inputs.len()];
+                let pieces = values.par_chunks_mut(PIECE).zip(of_inputs.par_chunks_mut(PIECE));
+                pieces.zip(inputs.par_chunks(PIECE)).for_each(|((values, gradient), inputs)| {
+                    activation.apply_and_derive(inputs, values, gradient);
+                });
+                node.wanted[1].then(|| self.weight_gradient(&values, &gradient))
+            }
+            (Some(activation), None) => {
+                node.wanted[1].then(|| self.weight_gradient(&apply(activation, inputs), &gradient))
+            }
+            (None, _) => node.wanted[1].then(|| self.weight_gradient(inputs, &gradient)),
+        })?;
+        let mut gradients = vec![of_inputs, of_weight];
+        if self.has_bias {
+            gradients.push(node.wanted[2].then(|| column_sums(&gradient, self.outputs)));
+        }
+        if self.has_residual {
+            let wanted = node.wanted.last() == Some(&true);
+            gradients.push(wanted.then_some(gradient));
+        }
+        Ok(gradients)
     }
 }

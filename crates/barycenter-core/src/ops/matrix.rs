@@ -19,6 +19,13 @@ impl<'a> Matrix<'a> {
         Self { elements, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// Some columns of a wider row-major matrix: row `r` starts `r * row_stride` after the first element.
+    pub(super) fn strided(elements: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
+        let reach = if rows == 0 { 0 } else { (rows - 1) * row_stride + columns };
+        assert!(elements.len() >= reach, "matrix {rows}x{columns} in rows of {row_stride} of {} elements", elements.len());
+        Self { elements, rows, columns, row_stride, column_stride: 1 }
+    }
+
     /// The same elements with rows and columns exchanged.
     pub(super) fn transposed(self) -> Self {
         Self {
@@ -49,15 +56,27 @@ pub(super) fn multiply(
     write: Write,
     parallelism: Parallelism,
 ) {
+    multiply_into((destination, right.columns), left, right, write, parallelism);
+}
+
+/// [`multiply`] with a destination that is some columns of a wider row-major matrix, given with that matrix's width.
+pub(super) fn multiply_into(
+    (destination, row_stride): (&mut [f32], usize),
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    write: Write,
+    parallelism: Parallelism,
+) {
     let (rows, columns, depth) = (left.rows, right.columns, left.columns);
     assert_eq!(depth, right.rows, "inner sizes of a product differ");
-    assert!(destination.len() >= rows * columns, "destination of a product is too small");
+    let reach = if rows == 0 { 0 } else { (rows - 1) * row_stride + columns };
+    assert!(row_stride >= columns && destination.len() >= reach, "destination of a product is too small");
     if rows == 0 || columns == 0 {
         return;
     }
     #[expect(unsafe_code, reason = "gemm takes pointers")]
     // SAFETY: `Matrix::new` checked that every (row, column) lies inside its slice, transposing keeps that, and the
-    // assertions above hold the destination to rows * columns elements that nothing else can reach.
+    // assertions above hold the destination to elements that nothing else can reach and that lie apart from each other.
     unsafe {
         gemm::gemm(
             rows,
@@ -65,7 +84,7 @@ pub(super) fn multiply(
             depth,
             destination.as_mut_ptr(),
             1,
-            columns as isize,
+            row_stride as isize,
             write == Write::Accumulate,
             left.elements.as_ptr(),
             left.column_stride as isize,
@@ -94,6 +113,28 @@ pub(super) fn all_threads() -> Parallelism {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_product_of_columns_of_wider_matrices_equals_that_of_copies() {
+        let wide: Vec<f32> = (0..6 * 10).map(|i| (i as f32 * 0.7).sin()).collect();
+        let columns = |start: usize| -> Vec<f32> { wide.chunks(10).flat_map(|row| row[start..start + 4].to_vec()).collect() };
+        let (left, right) = (columns(1), columns(6));
+        let mut expected = vec![0.0; 36];
+        multiply(
+            &mut expected,
+            Matrix::new(&left, 6, 4),
+            Matrix::new(&right, 6, 4).transposed(),
+            Write::Replace,
+            Parallelism::None,
+        );
+        let mut got = vec![-1.0; 6 * 9];
+        let (left, right) = (Matrix::strided(&wide[1..], 6, 4, 10), Matrix::strided(&wide[6..], 6, 4, 10).transposed());
+        multiply_into((&mut got[2..], 9), left, right, Write::Replace, Parallelism::None);
+        for (got, expected) in got.chunks(9).zip(expected.chunks(6)) {
+            assert_eq!(got[2..8], *expected);
+            assert_eq!((got[1], got[8]), (-1.0, -1.0));
+        }
+    }
 
     #[test]
     fn a_product_with_transposed_factors_equals_the_plain_sum() {

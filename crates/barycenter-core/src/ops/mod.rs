@@ -9,7 +9,9 @@
 //! Every operation gives the same bits in every run and with any number of threads: work is cut into pieces of a size
 //! that depends on shapes alone, and the pieces' partial sums are added in order.
 
+mod activation;
 mod add;
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod batch_norm;
@@ -19,6 +21,8 @@ mod columns;
 mod conv2d;
 mod cross_entropy;
 mod direct;
+mod embedding;
+mod functions;
 mod graph;
 mod groups;
 #[cfg(target_arch = "x86_64")]
@@ -27,30 +31,43 @@ mod indirect;
 #[path = "indirect_elsewhere.rs"]
 mod indirect;
 mod kernel_layout;
+mod layer_norm;
 mod linear;
 mod matrix;
 mod max_pool;
 mod moments;
+mod patches;
 mod plan;
 mod pool;
 mod relu;
+mod rows;
+mod sequence;
+mod simd;
 mod squared_error;
 mod storage;
+mod unit_rows;
 #[cfg(target_arch = "x86_64")]
 mod walk;
 
+pub use activation::Activation;
 pub use add::add;
+pub use attention::{AttentionForm, attention};
 pub use batch_norm::{BatchNormForm, batch_norm};
 pub use conv2d::{ConvolutionForm, conv2d};
 pub use cross_entropy::{NO_LABEL, cross_entropy};
+pub use embedding::embedding;
 pub use graph::{Gradients, Graph};
-pub use linear::linear;
+pub use layer_norm::layer_norm;
+pub use linear::{Affine, Orientation, affine, linear};
 pub use max_pool::max_pool2d;
 pub use moments::Moments;
+pub use patches::patches;
 pub use pool::{PoolForm, adaptive_average_pool2d, average_pool2d, global_average_pool};
 pub use relu::relu;
+pub use sequence::{class_token, with_class_token};
 pub use squared_error::squared_error;
-pub use storage::read;
+pub use storage::{read, read_tokens};
+pub use unit_rows::unit_rows;
 
 #[cfg(test)]
 mod finite_difference;

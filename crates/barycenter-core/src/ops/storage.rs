@@ -1,6 +1,6 @@
 //! The numbers inside a candle tensor.
 
-use candle_core::{Device, Result, Storage, Tensor, bail};
+use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 
 /// Calls `use_elements` with the elements of a contiguous `f32` tensor on the CPU, in row-major order and without a copy.
 pub fn read<R>(tensor: &Tensor, use_elements: impl FnOnce(&[f32]) -> R) -> Result<R> {
@@ -10,6 +10,14 @@ pub fn read<R>(tensor: &Tensor, use_elements: impl FnOnce(&[f32]) -> R) -> Resul
         Some((start, end)) => Ok(use_elements(&cpu.as_slice::<f32>()?[start..end])),
         None => bail!("operand of shape {:?} is not contiguous", layout.dims()),
     }
+}
+
+/// The elements of a `u32` tensor on the CPU, in row-major order.
+pub fn read_tokens(tensor: &Tensor) -> Result<Vec<u32>> {
+    if tensor.dtype() != DType::U32 {
+        bail!("tokens are {:?}, they must be u32", tensor.dtype());
+    }
+    tensor.flatten_all()?.to_vec1()
 }
 
 /// [`read`] of two tensors at a time.
