@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use super::layout::{Layout, TensorSpec};
 use super::transformer::{Attention, Block, FeedForward, LayerNorm, Projection, StackSizes};
-use super::{Mode, Network, Weights, check_bounds, check_image, check_parameters};
+use super::{Mode, Network, Weights, check_bounds, check_square_image, check_parameters};
 use crate::ops::{self, Activation, AttentionForm, Orientation};
 use crate::{Error, Result};
 
@@ -152,7 +152,7 @@ impl Network for ClipImage {
     }
 
     fn check_input(&self, sample_shape: &[usize]) -> Result<()> {
-        check_image("clip_image", self.sizes.image_size, sample_shape)
+        check_square_image("clip_image", self.sizes.image_size, sample_shape)
     }
 
     fn activation_bytes(&self, _sample_shape: &[usize], batch_size: usize) -> usize {

@@ -173,9 +173,6 @@ fn check_bounds(name: &str, value: usize, range: std::ops::RangeInclusive<usize>
     Err(Error::input(format!("{name} is {value}, allowed are {} to {}", range.start(), range.end())))
 }
 
-/// Most parameters of a network: a spec cannot ask for more memory than a machine has.
-const MOST_PARAMETERS: usize = 1 << 32;
-
 /// Errors where the parameters of a network of this kind are too many.
 fn check_parameters(kind: &str, tensors: &[TensorSpec]) -> Result<()> {
     let parameters = tensors.iter().filter(|tensor| tensor.role == Role::Parameter).map(TensorSpec::len).sum();
@@ -183,7 +180,7 @@ fn check_parameters(kind: &str, tensors: &[TensorSpec]) -> Result<()> {
 }
 
 /// Errors unless a sample is a square colour image of this size; `kind` is the network's.
-fn check_image(kind: &str, size: usize, sample_shape: &[usize]) -> Result<()> {
+fn check_square_image(kind: &str, size: usize, sample_shape: &[usize]) -> Result<()> {
     if sample_shape == [3, size, size] {
         return Ok(());
     }
