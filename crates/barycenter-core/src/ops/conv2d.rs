@@ -48,7 +48,8 @@ pub fn conv2d(
     operands.extend(bias);
     let shape = [batch, geometry.out_height, geometry.out_width, outputs];
     let operation = Conv2d { geometry, groups: form.groups };
-    let needs = Needs { scratch: operation.scratch_bytes(batch), ..Needs::default() };
+    let packed = (weight.elem_count() * size_of::<f32>()) as u64;
+    let needs = Needs { scratch: operation.scratch_bytes(batch), packed, ..Needs::default() };
     if let Some(planned) = graph.planned(&operands, &shape, needs) {
         return planned;
     }
@@ -76,7 +77,7 @@ impl Conv2d {
         }
     }
 
-    /// Bytes of the working copies that go backward with the gradients.
+    /// Bytes of the working copies while the gradient of the weight is made.
     fn scratch_bytes(&self, batch: usize) -> u64 {
         let geometry = &self.geometry;
         let grouped =

@@ -21,7 +21,7 @@ impl Group {
     }
 
     /// The group's channels of `pixels` [..., of · channels] as [..., channels]; without a copy where there is one group.
-    pub(super) fn take<'a>(self, pixels: &'a [f32], channels: usize) -> Cow<'a, [f32]> {
+    pub(super) fn take(self, pixels: &[f32], channels: usize) -> Cow<'_, [f32]> {
         if self.of == 1 {
             return Cow::Borrowed(pixels);
         }

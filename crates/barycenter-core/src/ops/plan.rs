@@ -13,8 +13,10 @@ use candle_core::{DType, Device, Result, Tensor, TensorId};
 pub(super) struct Needs {
     /// Kept from the forward pass for the backward one, besides operands and result.
     pub(super) kept: u64,
-    /// Held while the operation goes backward, besides the gradients.
+    /// Held while the gradients of parameters are made, before that of the first operand.
     pub(super) scratch: u64,
+    /// Held while the gradient of the first operand is made.
+    pub(super) packed: u64,
     /// The gradient of the first operand takes the place of that of the result.
     pub(super) in_place: bool,
 }
@@ -52,39 +54,39 @@ impl Plan {
         self.steps.push(Step { wanted, output: output.id(), needs, frees });
     }
 
-    /// Bytes of an array that was not seen before, else none.
+    /// Bytes of an array that was not seen before, else none; none for a parameter.
     fn first_seen(&mut self, tensor: &Tensor) -> u64 {
-        if self.parameters.contains(&tensor.id()) || self.sizes.contains_key(&tensor.id()) {
-            return 0;
-        }
         let bytes = bytes_of(tensor);
-        self.sizes.insert(tensor.id(), bytes);
-        bytes
+        let known = self.sizes.insert(tensor.id(), bytes).is_some();
+        if known || self.parameters.contains(&tensor.id()) { 0 } else { bytes }
     }
 
-    /// Most bytes held at one time, going backward from the last output: all that was kept, and the gradients in flight.
+    /// Most bytes held at one time, going backward from the last output: all that was kept, the gradients in flight, and
+    /// those of the parameters. All of the last are taken off at the end: they are counted elsewhere, and whole.
     pub(super) fn peak(&self) -> u64 {
         let sum = |values: &mut dyn Iterator<Item = u64>| values.fold(0, u64::saturating_add);
         let mut kept = sum(&mut self.steps.iter().map(|step| step.frees.saturating_add(step.needs.kept)));
         let Some(last) = self.steps.last() else { return kept };
         let mut gradients = HashMap::from([(last.output, self.sizes[&last.output])]);
-        let mut peak = kept;
+        let (mut peak, mut of_parameters) = (kept, 0);
         for step in self.steps.iter().rev() {
             let before = sum(&mut gradients.values().copied());
             if gradients.remove(&step.output).is_none() {
                 continue;
             }
-            let inputs: Vec<TensorId> =
-                step.wanted.iter().filter(|id| !self.parameters.contains(id)).copied().collect();
+            let (parameters, inputs): (Vec<TensorId>, Vec<TensorId>) =
+                step.wanted.iter().partition(|id| self.parameters.contains(id));
+            let bytes = |ids: &[TensorId]| sum(&mut ids.iter().map(|id| self.sizes[id]));
+            of_parameters += bytes(&parameters);
             // In place, the first gradient is the incoming one.
-            let made = sum(&mut inputs.iter().skip(usize::from(step.needs.in_place)).map(|input| self.sizes[input]));
-            let moment = [kept, before, made, step.needs.scratch];
-            peak = peak.max(sum(&mut moment.into_iter()));
+            let made = bytes(inputs.get(usize::from(step.needs.in_place)..).unwrap_or_default());
+            let working = step.needs.scratch.max(made.saturating_add(step.needs.packed));
+            peak = peak.max(sum(&mut [kept, before, of_parameters, working].into_iter()));
             // Where two gradients meet, one array is left.
             gradients.extend(inputs.into_iter().map(|input| (input, self.sizes[&input])));
             kept = kept.saturating_sub(step.frees.saturating_add(step.needs.kept));
         }
-        peak
+        peak.saturating_sub(of_parameters)
     }
 }
 
