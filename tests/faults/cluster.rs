@@ -2,7 +2,6 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -86,11 +85,6 @@ impl Cluster {
         Process::start(&["worker"], &environment)
     }
 
-    /// Every object that the store holds, finished or not.
-    pub fn stored_files(&self) -> Vec<std::path::PathBuf> {
-        files_under(&self.folder.path().join("store"))
-    }
-
     /// Waits until the fit of a job has taken some steps and is far from its end; returns the steps.
     pub async fn until_mid_fit(&self, job_id: Uuid) -> u64 {
         self.until("the job is in the middle of its fit", async || {
@@ -124,10 +118,4 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-}
-
-fn files_under(folder: &Path) -> Vec<std::path::PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths.flat_map(|path| if path.is_dir() { files_under(&path) } else { vec![path] }).collect()
 }

@@ -14,7 +14,7 @@ use barycenter_core::{
     data::{Augmentation, Dataset},
     fit::{Fit, FitOptions, Optimiser, Schedule},
     network::{Network, NetworkSpec},
-    objective::{Classification, ClassificationOptions, Objective as _},
+    objective::{DatasetLoss, DatasetLossOptions, Loss, Objective as _},
     projection::Projection,
 };
 
@@ -53,8 +53,9 @@ fn run(folder: &Path, bits: u8, epochs: u64) -> Result<String> {
     let data = Arc::new(Dataset::open(&folder.join("validation.safetensors"), None)?);
     let indices = (0..data.len()).collect();
     let augmentation = Augmentation { pad: 4, flip: true };
-    let options = ClassificationOptions { batch_size: 128, augmentation, label_smoothing: 0.0, seed: 1 };
-    let mut objective = Classification::new(network, data, indices, options)?;
+    let loss = Loss::CrossEntropy { label_smoothing: 0.0 };
+    let options = DatasetLossOptions { batch_size: 128, augmentation, loss, seed: 1 };
+    let mut objective = DatasetLoss::new(network, data, indices, options)?;
     let steps_per_epoch = objective.steps_per_epoch();
     let options = FitOptions {
         optimiser: Optimiser::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0 },

@@ -127,6 +127,8 @@ pub(super) fn block_count(averaged: &[(String, usize)], granularity: Granularity
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -156,9 +158,8 @@ mod tests {
             NetworkSpec::WideResnet { depth: 28, width: 10, classes: 10 },
         ] {
             assert!(check(&spec, None, &mut Faults::default()).is_some(), "{spec:?}");
-    use serde_json::{Value, json};
-
-    use super::*;
+        }
+    }
 
     fn fault(network: Value) -> Option<String> {
         let spec: NetworkSpec = serde_json::from_value(network).unwrap();
