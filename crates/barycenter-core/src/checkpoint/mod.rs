@@ -7,12 +7,20 @@
 mod candidates;
 mod dtype;
 mod file;
+mod folder;
+mod fp8;
+mod index;
 mod layout;
 pub(crate) mod numbers;
+mod pytorch;
+mod sharded;
 mod writer;
 
 pub use candidates::{check_candidates, check_finite, check_layouts};
 pub use dtype::Dtype;
 pub use file::CheckpointFile;
+pub use folder::{Carried, OpenOptions, carried, needs_conversion, open};
+pub use index::Index;
 pub use layout::{DEFAULT_HEADER_LIMIT, Layout, TensorLayout, header_length};
+pub use sharded::Shards;
 pub use writer::{TensorSpec, Writer, Written};
