@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs::File,
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 use barycenter_api::{Checkpoint, PushCheckpoint, client::Client};
+use barycenter_core::checkpoint::{self, OpenOptions};
 use clap::{Args, Subcommand};
 
 use crate::{
@@ -19,7 +21,10 @@ use crate::{
 /// Commands on checkpoints.
 #[derive(Debug, Subcommand)]
 pub enum CheckpointCommand {
-    /// Upload safetensors files as checkpoints of a run.
+    /// Upload checkpoints of a run.
+    ///
+    /// Safetensors files are sent as they are. PyTorch zip files, indexes of several files and folders are written as one
+    /// safetensors file first; nothing in them is run.
     ///
     /// Without --step, the step of each file is read from its name: the digits after `step`, else its last digits.
     Push(PushArguments),
@@ -34,9 +39,12 @@ pub enum CheckpointCommand {
 /// What to push.
 #[derive(Debug, Args)]
 pub struct PushArguments {
-    /// The files.
-    #[arg(required = true, value_name = "FILE")]
+    /// The files, indexes or folders.
+    #[arg(required = true, value_name = "CHECKPOINT")]
     files: Vec<PathBuf>,
+    /// Where the state dict lies in PyTorch files, as `model.state_dict`; found unless there are several.
+    #[arg(long, value_name = "PATH")]
+    key: Option<String>,
     /// Name or id of the run.
     #[arg(long)]
     run: String,
@@ -91,6 +99,9 @@ async fn push_file(
     file: &Path,
     step: i64,
 ) -> anyhow::Result<Checkpoint> {
+    let sent = Sent::of(file, arguments.key.clone()).await?;
+    let label = file.file_name().unwrap_or_default().to_string_lossy();
+    let file = sent.path(file);
     let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
     let beside = PushCheckpoint {
         epoch: arguments.epoch,
@@ -98,11 +109,42 @@ async fn push_file(
         tags: list(&arguments.tags),
         digest_blake3: Some(digest(file).await?),
     };
-    let label = file.file_name().unwrap_or_default().to_string_lossy();
     let bar = Bar::of_bytes(file.metadata()?.len(), &label, output.quiet());
     let checkpoint = client.push_checkpoint(&arguments.run, step, &beside, file, &bar.counter()).await;
     bar.finish();
     Ok(checkpoint?)
+}
+
+/// The file that is sent for a checkpoint.
+enum Sent {
+    /// The checkpoint's own, a safetensors file or one that the server will refuse.
+    AsItIs,
+    /// The same tensors as one safetensors file.
+    Converted(tempfile::NamedTempFile),
+}
+
+impl Sent {
+    async fn of(path: &Path, key: Option<String>) -> anyhow::Result<Self> {
+        let path = path.to_owned();
+        tokio::task::spawn_blocking(move || {
+            if key.is_none() && !checkpoint::needs_conversion(&path)? {
+                return Ok(Self::AsItIs);
+            }
+            let opened = checkpoint::open(&path, &OpenOptions { key })?;
+            let mut converted = BufWriter::new(tempfile::NamedTempFile::new()?);
+            opened.write_to(&mut converted)?;
+            converted.flush()?;
+            Ok(Self::Converted(converted.into_inner().map_err(std::io::IntoInnerError::into_error)?))
+        })
+        .await?
+    }
+
+    fn path<'a>(&'a self, own: &'a Path) -> &'a Path {
+        match self {
+            Self::AsItIs => own,
+            Self::Converted(file) => file.path(),
+        }
+    }
 }
 
 /// BLAKE3 digest of a file, so that the server can tell a damaged upload.

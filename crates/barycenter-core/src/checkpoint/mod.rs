@@ -1,6 +1,7 @@
-//! Checkpoint files: the safetensors format, read strictly and written as a stream.
+//! Checkpoint files: the safetensors format, read strictly and written as a stream; sharded checkpoints and `PyTorch` files read as
+//! the same thing.
 //!
-//! A file is eight bytes (little-endian length of the header), the header (JSON: name → dtype, shape, byte range, and
+//! A safetensors file is eight bytes (little-endian length of the header), the header (JSON: name → dtype, shape, byte range, and
 //! optional string metadata) and the data section. Files come from strangers: every claim of the header is checked before
 //! a byte of data is looked at, and every message names the tensor it speaks of.
 
