@@ -25,7 +25,7 @@ def average(out, *arguments):
 
 def model(seed):
     torch.manual_seed(seed)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=97, n_positions=16, n_embd=32, n_layer=2, n_head=4)).eval()
+    return GPT2LMHeadModel(GPT2Config(vocab_size=97, n_positions=16, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)).eval()
 
 
 def check(what, folder, expected):

@@ -92,9 +92,9 @@ mod tests {
                     "U8" => data.push(u8::MAX),
                     "F32" => data.extend((element as f32).to_le_bytes()),
                     "F64" => data.extend(element.to_le_bytes()),
-                    // The upper half of an f32 is a bf16; NaN, infinity and these values keep their class in f16 by hand.
                     "F8_E4M3" => data.push(if element.is_finite() { 0x38 } else { 0xff }),
                     "F8_E5M2" => data.push(if element.is_finite() { 0x3c } else { 0xfc }),
+                    // The upper half of an f32 is a bf16; the narrower floats get a code of the value's class by hand.
                     "BF16" => data.extend(&(element as f32).to_le_bytes()[2..]),
                     _ => data.extend(if element.is_finite() { 0x3c00_u16 } else { 0xfc00 }.to_le_bytes()),
                 }

@@ -197,6 +197,8 @@ fn step_in(name: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use barycenter_core::checkpoint::CheckpointFile;
+
     use super::*;
 
     #[test]
@@ -220,5 +222,23 @@ mod tests {
         for wrong in ["val_loss", "=1", "a=b", "a=nan", "a,b=1", "a:b=1"] {
             metric(wrong).unwrap_err();
         }
+    }
+
+    #[tokio::test]
+    async fn a_pytorch_file_is_sent_as_safetensors_and_safetensors_as_they_are() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../barycenter-core/tests/fixtures/pytorch");
+        let (several, expected) = (fixtures.join("several.pt"), fixtures.join("small_expected.safetensors"));
+        let sent = Sent::of(&several, Some("model".into())).await.unwrap();
+        assert_ne!(sent.path(&several), several);
+        let (sent, expected_file) =
+            (CheckpointFile::open(sent.path(&several)).unwrap(), CheckpointFile::open(&expected).unwrap());
+        for name in ["weight", "bias"] {
+            assert_eq!(sent.bytes(name).unwrap(), expected_file.bytes(name).unwrap());
+        }
+        assert_eq!(Sent::of(&expected, None).await.unwrap().path(&expected), expected);
+        assert!(Sent::of(&several, None).await.is_err_and(|error| error.to_string().contains("`ema`")));
+        assert!(
+            Sent::of(&expected, Some("model".into())).await.is_err_and(|error| error.to_string().contains("no keys"))
+        );
     }
 }
