@@ -6,13 +6,14 @@ export SQLX_OFFLINE := true
 
 WITH_POSTGRES := cargo run --quiet -p private-postgres --bin with-postgres --
 
-.PHONY: help install demo dev test check regenerate
+.PHONY: help install demo dev test check fuzz regenerate
 
 help:
 	@echo "make demo        build, then show the main job from training to averaged model (KEEP=1 leaves the service up)"
 	@echo "make dev         run the whole service on this machine, at http://127.0.0.1:8700"
 	@echo "make test        every test, on a private Postgres of this machine"
 	@echo "make check       formatting, lints, the layer rule, dependencies"
+	@echo "make fuzz        every fuzz target in turn, MINUTES=10 each (TARGETS=pickle for one)"
 	@echo "make regenerate  .sqlx/, openapi/ and docs/problems.md, after changes to what they are made from"
 
 install:
@@ -35,6 +36,11 @@ check: install
 	cargo test --test layers
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny check
+
+# The sanitizer's flags are unstable, the compiler is the project's own.
+fuzz: install
+	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	MINUTES=$(or $(MINUTES),10) TARGETS="$(TARGETS)" RUSTC_BOOTSTRAP=1 scripts/fuzz.sh
 
 regenerate: install
 	scripts/regenerate.sh

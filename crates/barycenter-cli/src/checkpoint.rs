@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs::File,
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 use barycenter_api::{Checkpoint, PushCheckpoint, client::Client};
+use barycenter_core::checkpoint::{self, OpenOptions};
 use clap::{Args, Subcommand};
 
 use crate::{
@@ -19,7 +21,10 @@ use crate::{
 /// Commands on checkpoints.
 #[derive(Debug, Subcommand)]
 pub enum CheckpointCommand {
-    /// Upload safetensors files as checkpoints of a run.
+    /// Upload checkpoints of a run.
+    ///
+    /// Safetensors files are sent as they are. PyTorch zip files, indexes of several files and folders are written as one
+    /// safetensors file first; nothing in them is run.
     ///
     /// Without --step, the step of each file is read from its name: the digits after `step`, else its last digits.
     Push(PushArguments),
@@ -34,9 +39,12 @@ pub enum CheckpointCommand {
 /// What to push.
 #[derive(Debug, Args)]
 pub struct PushArguments {
-    /// The files.
-    #[arg(required = true, value_name = "FILE")]
+    /// The files, indexes or folders.
+    #[arg(required = true, value_name = "CHECKPOINT")]
     files: Vec<PathBuf>,
+    /// Where the state dict lies in PyTorch files, as `model.state_dict`; found unless there are several.
+    #[arg(long, value_name = "PATH")]
+    key: Option<String>,
     /// Name or id of the run.
     #[arg(long)]
     run: String,
@@ -91,6 +99,9 @@ async fn push_file(
     file: &Path,
     step: i64,
 ) -> anyhow::Result<Checkpoint> {
+    let sent = Sent::of(file, arguments.key.clone()).await?;
+    let label = file.file_name().unwrap_or_default().to_string_lossy();
+    let file = sent.path(file);
     let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
     let beside = PushCheckpoint {
         epoch: arguments.epoch,
@@ -98,11 +109,42 @@ async fn push_file(
         tags: list(&arguments.tags),
         digest_blake3: Some(digest(file).await?),
     };
-    let label = file.file_name().unwrap_or_default().to_string_lossy();
     let bar = Bar::of_bytes(file.metadata()?.len(), &label, output.quiet());
     let checkpoint = client.push_checkpoint(&arguments.run, step, &beside, file, &bar.counter()).await;
     bar.finish();
     Ok(checkpoint?)
+}
+
+/// The file that is sent for a checkpoint.
+enum Sent {
+    /// The checkpoint's own, a safetensors file or one that the server will refuse.
+    AsItIs,
+    /// The same tensors as one safetensors file.
+    Converted(tempfile::NamedTempFile),
+}
+
+impl Sent {
+    async fn of(path: &Path, key: Option<String>) -> anyhow::Result<Self> {
+        let path = path.to_owned();
+        tokio::task::spawn_blocking(move || {
+            if key.is_none() && !checkpoint::needs_conversion(&path)? {
+                return Ok(Self::AsItIs);
+            }
+            let opened = checkpoint::open(&path, &OpenOptions { key })?;
+            let mut converted = BufWriter::new(tempfile::NamedTempFile::new()?);
+            opened.write_to(&mut converted)?;
+            converted.flush()?;
+            Ok(Self::Converted(converted.into_inner().map_err(std::io::IntoInnerError::into_error)?))
+        })
+        .await?
+    }
+
+    fn path<'a>(&'a self, own: &'a Path) -> &'a Path {
+        match self {
+            Self::AsItIs => own,
+            Self::Converted(file) => file.path(),
+        }
+    }
 }
 
 /// BLAKE3 digest of a file, so that the server can tell a damaged upload.
@@ -155,6 +197,8 @@ fn step_in(name: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use barycenter_core::checkpoint::CheckpointFile;
+
     use super::*;
 
     #[test]
@@ -178,5 +222,23 @@ mod tests {
         for wrong in ["val_loss", "=1", "a=b", "a=nan", "a,b=1", "a:b=1"] {
             metric(wrong).unwrap_err();
         }
+    }
+
+    #[tokio::test]
+    async fn a_pytorch_file_is_sent_as_safetensors_and_safetensors_as_they_are() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../barycenter-core/tests/fixtures/pytorch");
+        let (several, expected) = (fixtures.join("several.pt"), fixtures.join("small_expected.safetensors"));
+        let sent = Sent::of(&several, Some("model".into())).await.unwrap();
+        assert_ne!(sent.path(&several), several);
+        let (sent, expected_file) =
+            (CheckpointFile::open(sent.path(&several)).unwrap(), CheckpointFile::open(&expected).unwrap());
+        for name in ["weight", "bias"] {
+            assert_eq!(sent.bytes(name).unwrap(), expected_file.bytes(name).unwrap());
+        }
+        assert_eq!(Sent::of(&expected, None).await.unwrap().path(&expected), expected);
+        assert!(Sent::of(&several, None).await.is_err_and(|error| error.to_string().contains("`ema`")));
+        assert!(
+            Sent::of(&expected, Some("model".into())).await.is_err_and(|error| error.to_string().contains("no keys"))
+        );
     }
 }

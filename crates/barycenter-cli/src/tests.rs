@@ -55,6 +55,8 @@ fn every_documented_line_is_understood() {
         &format!("artifact pull {ID} --out m --force"),
         &format!("artifact manifest {ID}"),
         "average a b c --out m --weights 0.2,-0.3,1.1",
+        "average a b --out m --shard-size 2GB --key model.state_dict",
+        "checkpoint push a.pt --run r --step 3 --key model",
     ] {
         parse(&format!("barycenter {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
     }
@@ -68,7 +70,9 @@ fn wrong_usage_is_refused_by_name() {
     assert!(refused("barycenter set create --run r --steps 5").contains("FROM:TO"));
     assert!(refused("barycenter checkpoint push a --run r --metric loss").contains("NAME=VALUE"));
     assert!(refused("barycenter job show nonsense").contains("nonsense"));
-    assert!(refused("barycenter average a --out m").contains("FILE"));
+    assert!(refused("barycenter average a --out m").contains("CHECKPOINT"));
+    assert!(refused("barycenter average a b --out m --shard-size 2TB").contains("2GB, 500MB"));
+    assert!(refused("barycenter average a b --out m --shard-size 0").contains("2GB, 500MB"));
     assert!(refused("barycenter run create r --metadata 1").contains("JSON object"));
 }
 

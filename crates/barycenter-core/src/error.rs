@@ -45,4 +45,13 @@ impl Error {
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), source }
     }
+
+    /// The same error, saying of which file.
+    pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
+        match self {
+            Self::Corrupt(what) => Self::Corrupt(format!("{}: {what}", path.display())),
+            Self::Input(what) => Self::Input(format!("{}: {what}", path.display())),
+            other => other,
+        }
+    }
 }

@@ -12,7 +12,7 @@ use super::Faults;
 use crate::domain::layout::Tensor;
 
 /// Element types that can be averaged, as safetensors spells them.
-const AVERAGEABLE: [&str; 4] = ["F16", "BF16", "F32", "F64"];
+const AVERAGEABLE: [&str; 6] = ["F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"];
 
 /// The network, where its sizes make sense; the candidates' tensors, where they are known, are checked against it.
 pub(super) fn check(spec: &NetworkSpec, tensors: Option<&[Tensor]>, faults: &mut Faults) -> Option<Box<dyn Network>> {

@@ -1,3 +1,5 @@
+use std::fs;
+
 use barycenter_core::checkpoint::{Dtype, TensorSpec, Writer};
 use clap::Parser;
 
@@ -36,6 +38,29 @@ impl Files {
         writer.write("bn.running_mean", &bytes).unwrap();
         writer.write("weight", &bytes).unwrap();
         writer.finish().unwrap();
+    }
+
+    /// Makes a folder of a file: weights in two shards, configuration, and something that is not carried.
+    fn folder(&self, name: &str) {
+        let folder = self.path(&format!("{name}-folder"));
+        fs::create_dir(&folder).unwrap();
+        let whole = CheckpointFile::open(self.path(name)).unwrap();
+        for (file, tensors) in [
+            ("one.safetensors", ["weight", "bn.running_mean"].as_slice()),
+            ("two.safetensors", &["bn.num_batches_tracked"]),
+        ] {
+            whole
+                .select(tensors.iter().copied())
+                .unwrap()
+                .write_to(fs::File::create(folder.join(file)).unwrap())
+                .unwrap();
+        }
+        let map = r#"{"weight_map": {"weight": "one.safetensors", "bn.running_mean": "one.safetensors",
+            "bn.num_batches_tracked": "two.safetensors"}}"#;
+        fs::write(folder.join("model.safetensors.index.json"), map).unwrap();
+        fs::write(folder.join("config.json"), format!(r#"{{"from": "{name}"}}"#)).unwrap();
+        fs::write(folder.join("tokenizer.model"), b"\0tokens").unwrap();
+        fs::write(folder.join("optimizer.pt"), "no").unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -114,4 +139,100 @@ fn bad_candidates_are_refused_by_name_and_leave_nothing() {
         assert!(error.contains(told) && error.contains(files.path(other).to_str().unwrap()), "{other}: {error}");
     }
     assert_eq!(fs::read_dir(files.0.path()).unwrap().count(), 4, "no output and no temporary file");
+}
+
+/// Names in a folder, sorted.
+fn names(folder: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn folders_give_a_folder_with_all_that_the_last_one_needs() {
+    let files = Files::new(&[([1.0, 2.0, 3.0], 5), ([3.0, 2.0, -3.0], 9)]);
+    files.folder("0");
+    files.folder("1");
+    let averaged = files.average(&["0-folder", "1-folder"], &[]).unwrap();
+    assert_eq!(names(&files.path("out")), ["config.json", "model.safetensors", "tokenizer.model"]);
+    assert_eq!(averaged.carried, ["config.json", "tokenizer.model"]);
+    assert_eq!(fs::read(files.path("out/config.json")).unwrap(), fs::read(files.path("1-folder/config.json")).unwrap());
+    assert_eq!(fs::read(files.path("out/tokenizer.model")).unwrap(), b"\0tokens");
+    let out = CheckpointFile::open(files.path("out/model.safetensors")).unwrap();
+    assert_eq!(out.read_f32("weight").unwrap(), [2.0, 2.0, 0.0]);
+    assert_eq!(out.bytes("bn.num_batches_tracked").unwrap(), 9i64.to_le_bytes());
+}
+
+#[test]
+fn a_folder_is_written_as_a_file_where_the_name_says_so() {
+    let files = Files::new(&[([1.0, 2.0, 3.0], 5), ([3.0, 2.0, -3.0], 9)]);
+    files.folder("0");
+    files.folder("1");
+    let out = files.path("m.safetensors").display().to_string();
+    let words = ["average", "--quiet", "--out", &out].map(str::to_owned).into_iter();
+    let words = words.chain(["0-folder", "1-folder"].map(|name| files.path(name).display().to_string()));
+    let mixed = Line::try_parse_from(words).unwrap();
+    average(&mixed.arguments).unwrap();
+    assert_eq!(CheckpointFile::open(&out).unwrap().read_f32("weight").unwrap(), [2.0, 2.0, 0.0]);
+}
+
+#[test]
+fn a_sharded_result_reads_as_the_same_model() {
+    let files = Files::new(&[([1.0, 2.0, 3.0], 5), ([3.0, 2.0, -3.0], 9)]);
+    let averaged = files.average(&["0", "1"], &["--shard-size", "20"]).unwrap();
+    let expected =
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"];
+    assert_eq!(names(&files.path("out")), expected);
+    assert_eq!(averaged.files.len(), 2);
+    for file in &averaged.files {
+        let bytes = fs::read(files.path("out").join(&file.name)).unwrap();
+        assert_eq!(
+            (file.size_bytes, &file.digest_blake3),
+            (bytes.len() as u64, &blake3::hash(&bytes).to_hex().to_string())
+        );
+    }
+    let out = checkpoint::open(files.path("out"), &OpenOptions::default()).unwrap();
+    assert_eq!(out.read_f32("weight").unwrap(), [2.0, 2.0, 0.0]);
+    assert_eq!(out.layout().tensors.len(), 3);
+}
+
+#[test]
+fn a_failed_folder_leaves_nothing() {
+    let files = Files::new(&[([1.0; 3], 0), ([2.0; 3], 0)]);
+    files.folder("0");
+    files.folder("1");
+    fs::remove_file(files.path("1-folder/two.safetensors")).unwrap();
+    let error = files.average(&["0-folder", "1-folder"], &[]).unwrap_err().to_string();
+    assert!(error.contains("two.safetensors"), "{error}");
+    assert_eq!(names(files.0.path()), ["0", "0-folder", "1", "1-folder"]);
+}
+
+#[test]
+fn pytorch_files_are_averaged_into_safetensors() {
+    let fixture =
+        |name: &str| format!("{}/../barycenter-core/tests/fixtures/pytorch/{name}.pt", env!("CARGO_MANIFEST_DIR"));
+    let files = Files::new(&[]);
+    let out = files.path("m.safetensors").display().to_string();
+    let line = |paths: &[String], key: &[&str]| {
+        let words = ["average", "--quiet", "--out", &out].map(str::to_owned).into_iter().chain(paths.iter().cloned());
+        Line::try_parse_from(words.chain(key.iter().map(ToString::to_string))).unwrap()
+    };
+    let ambiguous = average(&line(&[fixture("several"), fixture("flat")], &[]).arguments).unwrap_err();
+    assert!(ambiguous.to_string().contains("`ema`"), "{ambiguous}");
+    average(&line(&[fixture("several"), fixture("nested")], &["--key", "model"]).arguments).unwrap();
+    let (out, one) = (CheckpointFile::open(&out).unwrap(), checkpoint::open(fixture("flat"), &OpenOptions::default()));
+    assert_eq!(out.bytes("weight").unwrap(), one.unwrap().bytes("weight").unwrap());
+    assert_eq!(out.layout().metadata["format"], "pt");
+}
+
+#[test]
+fn a_size_is_a_number_with_a_unit() {
+    let cases = [("2GB", 2_000_000_000), ("500 MB", 500_000_000), ("64MiB", 64 << 20), ("7", 7), ("1kb", 1000)];
+    for (text, bytes) in cases {
+        assert_eq!(size(text), Ok(bytes));
+    }
+    for wrong in ["", "GB", "-1GB", "1.5GB", "0MB", "2TB", "99999999999999999999", "99999999999GB"] {
+        size(wrong).unwrap_err();
+    }
 }

@@ -1,10 +1,14 @@
 //! Checks of a candidate set: can these files be averaged?
 
+use std::cmp::Ordering;
+
 use rayon::prelude::*;
 
 use super::{CheckpointFile, Dtype, Layout, TensorLayout, layout::shown};
 use crate::{Error, Result};
 
+/// Differences that a message lists before it only counts.
+const LISTED: usize = 5;
 /// Elements looked at by one task.
 const CHUNK: usize = 1 << 18;
 
@@ -13,7 +17,7 @@ const CHUNK: usize = 1 << 18;
 /// `names` are what messages call the candidates, one each.
 ///
 /// # Errors
-/// [`Error::Input`] naming the candidate and the first tensor that differs.
+/// [`Error::Input`] naming the candidate and the first tensors that differ.
 pub fn check_candidates(candidates: &[CheckpointFile], names: &[String]) -> Result<()> {
     let layouts: Vec<&Layout> = candidates.iter().map(CheckpointFile::layout).collect();
     check_layouts(&layouts, names)
@@ -34,37 +38,47 @@ pub fn check_layouts(layouts: &[&Layout], names: &[String]) -> Result<()> {
         return Err(Error::input("there is one candidate; averaging needs at least 2"));
     }
     for (other, name) in others.iter().zip(&names[1..]) {
-        if let Some(difference) = first_difference(first, other, &names[0]) {
-            return Err(Error::input(format!("candidate `{}`: {difference}", shown(name))));
+        let differences = differences(first, other, &names[0]);
+        if !differences.is_empty() {
+            let listed = differences.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join("; ");
+            let more = differences.len().saturating_sub(LISTED);
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            return Err(Error::input(format!("candidate `{}` {listed}{more}", shown(name))));
         }
     }
     Ok(())
 }
 
-fn first_difference(first: &Layout, other: &Layout, first_name: &str) -> Option<String> {
+/// What sets another candidate apart from the first, in the order of names.
+fn differences(first: &Layout, other: &Layout, first_name: &str) -> Vec<String> {
     let first_name = shown(first_name);
     let (ours, theirs) = (by_name(first), by_name(other));
-    for (a, b) in ours.iter().zip(&theirs) {
-        let name = shown(&a.name);
-        match a.name.cmp(&b.name) {
-            std::cmp::Ordering::Less => return Some(format!("has no tensor `{name}`, which `{first_name}` has")),
-            std::cmp::Ordering::Greater => {
-                return Some(format!("has a tensor `{}`, which `{first_name}` has not", shown(&b.name)));
-            }
-            std::cmp::Ordering::Equal => {}
-        }
-        if a.shape != b.shape {
-            return Some(format!("tensor `{name}` has shape {:?}, in `{first_name}` {:?}", b.shape, a.shape));
-        }
-        if a.dtype != b.dtype {
-            return Some(format!("tensor `{name}` is {}, in `{first_name}` {}", b.dtype, a.dtype));
-        }
+    let (mut ours, mut theirs) = (ours.into_iter().peekable(), theirs.into_iter().peekable());
+    let mut differences = Vec::new();
+    loop {
+        let order = match (ours.peek(), theirs.peek()) {
+            (None, None) => return differences,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(a), Some(b)) => a.name.cmp(&b.name),
+        };
+        let a = ours.next_if(|_| order.is_le());
+        let b = theirs.next_if(|_| order.is_ge());
+        differences.extend(match (a, b) {
+            (Some(a), None) => Some(format!("has no tensor `{}`, which `{first_name}` has", shown(&a.name))),
+            (None, Some(b)) => Some(format!("has a tensor `{}`, which `{first_name}` has not", shown(&b.name))),
+            (Some(a), Some(b)) => different(a, b, &first_name),
+            (None, None) => None,
+        });
     }
-    if let Some(missing) = ours.get(theirs.len()) {
-        return Some(format!("has no tensor `{}`, which `{first_name}` has", shown(&missing.name)));
+}
+
+fn different(a: &TensorLayout, b: &TensorLayout, first_name: &str) -> Option<String> {
+    let name = shown(&a.name);
+    if a.shape != b.shape {
+        return Some(format!("tensor `{name}` has shape {:?}, in `{first_name}` {:?}", b.shape, a.shape));
     }
-    let surplus = theirs.get(ours.len())?;
-    Some(format!("has a tensor `{}`, which `{first_name}` has not", shown(&surplus.name)))
+    (a.dtype != b.dtype).then(|| format!("tensor `{name}` is {}, in `{first_name}` {}", b.dtype, a.dtype))
 }
 
 fn by_name(layout: &Layout) -> Vec<&TensorLayout> {
@@ -94,27 +108,11 @@ pub fn check_finite(candidates: &[CheckpointFile], names: &[String]) -> Result<(
 }
 
 fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
-    match dtype {
-        Dtype::F64 => search(bytes, |b| exponent_full(u64::from_le_bytes(b), 0x7ff0_0000_0000_0000)),
-        Dtype::F32 => search(bytes, |b| exponent_full(u64::from(u32::from_le_bytes(b)), 0x7f80_0000)),
-        Dtype::F16 => search(bytes, |b| exponent_full(u64::from(u16::from_le_bytes(b)), 0x7c00)),
-        Dtype::Bf16 => search(bytes, |b| exponent_full(u64::from(u16::from_le_bytes(b)), 0x7f80)),
-        Dtype::F8E5M2 => search(bytes, |[b]: [u8; 1]| exponent_full(u64::from(b), 0x7c)),
-        // E4M3 has no infinities and one NaN of either sign.
-        Dtype::F8E4M3 => search(bytes, |[b]: [u8; 1]| exponent_full(u64::from(b), 0x7f)),
-        _ => None,
-    }
-}
-
-fn exponent_full(bits: u64, mask: u64) -> bool {
-    bits & mask == mask
-}
-
-fn search<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool + Sync) -> Option<usize> {
-    let (elements, _) = bytes.as_chunks::<N>();
-    elements.par_chunks(CHUNK).enumerate().find_map_first(|(i, chunk)| {
-        // The fold has no branch, so it runs at memory speed; the place is looked for only where there is one.
-        let any = chunk.iter().fold(false, |any, element| any | bad(*element));
-        any.then(|| chunk.iter().position(|element| bad(*element)))?.map(|place| i * CHUNK + place)
+    let size = dtype.size();
+    bytes.par_chunks(CHUNK * size).enumerate().find_map_first(|(i, chunk)| {
+        // The place is looked for only where there is one.
+        let place = || chunk.chunks_exact(size).position(|element| dtype.holds_not_finite(element));
+        let any = dtype.is_averageable() && dtype.holds_not_finite(chunk);
+        any.then(place)?.map(|place| i * CHUNK + place)
     })
 }

@@ -88,15 +88,35 @@ impl Dtype {
         }
     }
 
-    /// Whether elements are floating-point numbers.
-    pub fn is_float(self) -> bool {
-        self.is_averageable() || matches!(self, Self::F8E4M3 | Self::F8E5M2)
+    /// Whether elements are floating-point numbers, which is to say whether tensors of this type can be averaged.
+    pub fn is_averageable(self) -> bool {
+        matches!(self, Self::F8E4M3 | Self::F8E5M2 | Self::F16 | Self::Bf16 | Self::F32 | Self::F64)
     }
 
-    /// Whether tensors of this type can be averaged: `F16`, `BF16`, `F32` and `F64`.
-    pub fn is_averageable(self) -> bool {
-        matches!(self, Self::F16 | Self::Bf16 | Self::F32 | Self::F64)
+    /// Whether any element that ends in these bytes is NaN or infinite; never for a type that is no float.
+    ///
+    /// Reads all of them at memory speed, without an early exit. `bytes` holds whole elements.
+    pub fn holds_not_finite(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::F64 => any(bytes, |b| exponent_full(u64::from_le_bytes(b), 0x7ff0_0000_0000_0000)),
+            Self::F32 => any(bytes, |b| exponent_full(u32::from_le_bytes(b), 0x7f80_0000)),
+            Self::F16 => any(bytes, |b| exponent_full(u16::from_le_bytes(b), 0x7c00)),
+            Self::Bf16 => any(bytes, |b| exponent_full(u16::from_le_bytes(b), 0x7f80)),
+            Self::F8E5M2 => any(bytes, |[b]: [u8; 1]| exponent_full(b, 0x7c)),
+            // E4M3 has no infinities and one NaN of either sign.
+            Self::F8E4M3 => any(bytes, |[b]: [u8; 1]| exponent_full(b, 0x7f)),
+            _ => false,
+        }
     }
+}
+
+fn exponent_full<B: std::ops::BitAnd<Output = B> + Copy + PartialEq>(bits: B, mask: B) -> bool {
+    bits & mask == mask
+}
+
+fn any<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool) -> bool {
+    // Without an early exit the loop runs in vector registers.
+    bytes.as_chunks::<N>().0.iter().fold(false, |so_far, element| so_far | bad(*element))
 }
 
 impl fmt::Display for Dtype {

@@ -1,30 +1,42 @@
-//! Checkpoint files opened for reading.
+//! Checkpoints opened for reading.
 
-use std::{collections::HashMap, fs::File, ops::Range, path::Path};
+use std::{collections::HashMap, fs::File, io::Write, ops::Range, path::Path, sync::Arc};
 
 use super::{
-    DEFAULT_HEADER_LIMIT, Layout, TensorLayout,
+    DEFAULT_HEADER_LIMIT, Layout, TensorLayout, TensorSpec, Writer, Written,
     layout::shown,
     numbers::{decode_f32, decode_f64},
 };
 use crate::{Error, Result};
 
-/// A checkpoint whose header has been checked; tensors are read where they lie.
+/// A checkpoint whose headers have been checked; tensors are read where they lie, in one file or in several.
 #[derive(Debug)]
 pub struct CheckpointFile {
-    bytes: Bytes,
+    sources: Vec<Arc<Bytes>>,
     layout: Layout,
+    /// Where each tensor of the layout lies.
+    places: Vec<Place>,
     index: HashMap<String, usize>,
 }
 
+/// Bytes that tensors lie in.
 #[derive(Debug)]
-enum Bytes {
+pub(super) enum Bytes {
     Mapped(memmap2::Mmap),
     Held(Vec<u8>),
 }
 
+/// Bytes of one tensor.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// Position among the sources.
+    pub(super) source: usize,
+    /// Bytes there; they are checked to be.
+    pub(super) range: Range<usize>,
+}
+
 impl CheckpointFile {
-    /// Maps a file into memory and checks its header and size.
+    /// Maps one safetensors file into memory and checks its header and size; [`super::open`] takes other forms too.
     ///
     /// The file must not be changed while it is open.
     ///
@@ -32,34 +44,78 @@ impl CheckpointFile {
     /// [`Error::Io`] where it cannot be opened, [`Error::Corrupt`] as [`Layout::of_file`], naming the path.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        if file.metadata().map_err(|e| Error::io(path, e))?.len() == 0 {
-            return Err(Error::corrupt(format!("{}: the file is empty", path.display())));
-        }
-        #[expect(unsafe_code, reason = "a map is sound while nobody changes the file: callers open files they own")]
-        // SAFETY: the file is opened for reading only, and the contract above leaves it unchanged while it is open.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        Self::check(Bytes::Mapped(map)).map_err(|e| match e {
-            Error::Corrupt(what) => Error::corrupt(format!("{}: {what}", path.display())),
-            other => other,
-        })
+        Self::of_source(Bytes::map(path)?).map_err(|e| e.in_file(path))
     }
 
-    /// Takes a file that lies in memory and checks its header and size.
+    /// Takes a safetensors file that lies in memory and checks its header and size.
     ///
     /// # Errors
     /// [`Error::Corrupt`] as [`Layout::of_file`].
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
-        Self::check(Bytes::Held(bytes))
+        Self::of_source(Bytes::Held(bytes))
     }
 
-    fn check(bytes: Bytes) -> Result<Self> {
+    pub(super) fn of_source(bytes: Bytes) -> Result<Self> {
         let layout = Layout::of_file(bytes.as_slice(), DEFAULT_HEADER_LIMIT)?;
-        let index = layout.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
-        Ok(Self { bytes, layout, index })
+        // The size of the file was checked against the layout, so the ranges lie inside and fit a usize.
+        let place = |tensor: &TensorLayout| Place {
+            source: 0,
+            range: (layout.header_bytes + tensor.range.start) as usize
+                ..(layout.header_bytes + tensor.range.end) as usize,
+        };
+        let places = layout.tensors.iter().map(place).collect();
+        Ok(Self::assemble(vec![Arc::new(bytes)], layout, places))
     }
 
-    /// What the file holds.
+    /// From tensors with their places; all names differ, and a place has the bytes that its tensor needs.
+    pub(super) fn assemble(sources: Vec<Arc<Bytes>>, layout: Layout, places: Vec<Place>) -> Self {
+        let index = layout.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        Self { sources, layout, places, index }
+    }
+
+    /// The tensors of several files as one checkpoint, in the order of the files; all names differ.
+    pub(super) fn join(files: Vec<Self>) -> Self {
+        let metadata = files.first().map(|file| file.layout.metadata.clone()).unwrap_or_default();
+        let (mut sources, mut places, mut tensors) = (Vec::new(), Vec::new(), Vec::new());
+        for file in files {
+            places.extend(file.places.into_iter().map(|place| Place { source: sources.len() + place.source, ..place }));
+            tensors.extend(file.layout.tensors);
+            sources.extend(file.sources);
+        }
+        Self::assemble(sources, Layout::of_tensors(tensors, metadata), places)
+    }
+
+    /// The same checkpoint with these tensors alone, in this order; the bytes are shared.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where there is no such tensor or one is named twice.
+    pub fn select<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        let (mut tensors, mut places) = (Vec::new(), Vec::new());
+        let mut seen = std::collections::HashSet::new();
+        for name in names {
+            tensors.push(self.tensor(name)?.clone());
+            places.push(self.places[self.index[name]].clone());
+            if !seen.insert(name) {
+                return Err(Error::input(format!("tensor `{}` is selected twice", shown(name))));
+            }
+        }
+        Ok(Self::assemble(self.sources.clone(), Layout::of_tensors(tensors, self.layout.metadata.clone()), places))
+    }
+
+    /// Writes the checkpoint as one safetensors file, in the order of its layout.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the output refuses; [`Error::Input`] where a name is one that the format reserves.
+    pub fn write_to<W: Write>(&self, output: W) -> Result<Written> {
+        let specs = self.layout.tensors.iter().map(TensorSpec::from).collect();
+        let mut writer = Writer::new(output, specs, &self.layout.metadata)?;
+        for tensor in &self.layout.tensors {
+            writer.write(&tensor.name, self.bytes_of(tensor))?;
+        }
+        writer.finish()
+    }
+
+    /// What the checkpoint holds.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -84,7 +140,7 @@ impl CheckpointFile {
     /// A floating-point tensor as f32, rounded to nearest where it is stored wider.
     ///
     /// # Errors
-    /// [`Error::Input`] where there is no such tensor or its type is not `F16`, `BF16`, `F32` or `F64`.
+    /// [`Error::Input`] where there is no such tensor or its type is no float.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let mut values = vec![0.0; self.tensor(name)?.elements()];
         self.fill_f32(name, 0, &mut values)?;
@@ -111,17 +167,16 @@ impl CheckpointFile {
         Ok(())
     }
 
+    /// Bytes of a tensor of this checkpoint's layout.
     pub(super) fn bytes_of(&self, tensor: &TensorLayout) -> &[u8] {
-        let start = self.layout.header_bytes + tensor.range.start;
-        let end = self.layout.header_bytes + tensor.range.end;
-        // The size of the file was checked against the layout, so the range lies inside and fits a usize.
-        &self.bytes.as_slice()[start as usize..end as usize]
+        let place = &self.places[self.index[&tensor.name]];
+        &self.sources[place.source].as_slice()[place.range.clone()]
     }
 
     fn elements(&self, tensor: &TensorLayout, range: Range<usize>) -> Result<&[u8]> {
         if !tensor.dtype.is_averageable() {
             let (name, dtype) = (shown(&tensor.name), tensor.dtype);
-            return Err(Error::input(format!("tensor `{name}` is {dtype}; only F16, BF16, F32 and F64 are averaged")));
+            return Err(Error::input(format!("tensor `{name}` is {dtype}; only floating-point tensors are averaged")));
         }
         let size = tensor.dtype.size();
         self.bytes_of(tensor).get(range.start * size..range.end * size).ok_or_else(|| {
@@ -132,7 +187,23 @@ impl CheckpointFile {
 }
 
 impl Bytes {
-    fn as_slice(&self) -> &[u8] {
+    /// Maps a file, which must not be changed while it is open.
+    pub(super) fn map(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let metadata = file.metadata().map_err(|e| Error::io(path, e))?;
+        if !metadata.is_file() {
+            return Err(Error::input(format!("{}: not a regular file", path.display())));
+        }
+        if metadata.len() == 0 {
+            return Err(Error::corrupt(format!("{}: the file is empty", path.display())));
+        }
+        #[expect(unsafe_code, reason = "a map is sound while nobody changes the file: callers open files they own")]
+        // SAFETY: the file is opened for reading only, and the contract above leaves it unchanged while it is open.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        Ok(Self::Mapped(map))
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Mapped(map) => map,
             Self::Held(bytes) => bytes,

@@ -41,6 +41,9 @@ impl TensorLayout {
 }
 
 /// What a file holds: tensors in file order, without gap or overlap.
+///
+/// Of a checkpoint in another form (several files, PyTorch's) this is the layout of its tensors' bytes one after another, without a
+/// header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Tensors in the order of their data.
@@ -89,6 +92,17 @@ impl Layout {
             .checked_add(data_bytes)
             .ok_or_else(|| Error::corrupt(format!("{data_bytes} bytes of tensors are more than a file can hold")))?;
         Ok(Self { tensors, metadata: header.metadata, header_bytes, total_bytes })
+    }
+
+    /// The layout of these tensors' bytes, one after another in this order; their ranges are set anew.
+    pub(super) fn of_tensors(mut tensors: Vec<TensorLayout>, metadata: BTreeMap<String, String>) -> Self {
+        let mut end = 0;
+        for tensor in &mut tensors {
+            let start = end;
+            end += tensor.range.end - tensor.range.start;
+            tensor.range = start..end;
+        }
+        Self { tensors, metadata, header_bytes: 0, total_bytes: end }
     }
 
     /// Reads the header at the start of `bytes` and checks that they are exactly one file.

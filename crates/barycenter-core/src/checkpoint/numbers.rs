@@ -2,7 +2,10 @@
 
 use half::{bf16, f16};
 
-use super::Dtype;
+use super::{
+    Dtype,
+    fp8::{E4M3, E5M2, Format},
+};
 
 /// Decodes stored numbers into f32; `bytes` holds exactly `into.len()` of them.
 ///
@@ -15,6 +18,8 @@ pub(crate) fn decode_f32(dtype: Dtype, bytes: &[u8], into: &mut [f32]) {
         Dtype::F64 => each(bytes, into, |b| f64::from_le_bytes(b) as f32),
         Dtype::F16 => each(bytes, into, |b| f16::from_le_bytes(b).to_f32()),
         Dtype::Bf16 => each(bytes, into, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::F8E4M3 => look_up(E4M3, bytes, into, |v| v as f32),
+        Dtype::F8E5M2 => look_up(E5M2, bytes, into, |v| v as f32),
         other => unreachable!("{other} is checked to be averageable before it is decoded"),
     }
 }
@@ -27,6 +32,8 @@ pub(crate) fn decode_f64(dtype: Dtype, bytes: &[u8], into: &mut [f64]) {
         Dtype::F64 => each(bytes, into, f64::from_le_bytes),
         Dtype::F16 => each(bytes, into, |b| f16::from_le_bytes(b).to_f64()),
         Dtype::Bf16 => each(bytes, into, |b| f64::from(bf16::from_le_bytes(b).to_f32())),
+        Dtype::F8E4M3 => look_up(E4M3, bytes, into, |v| v),
+        Dtype::F8E5M2 => look_up(E5M2, bytes, into, |v| v),
         other => unreachable!("{other} is checked to be averageable before it is decoded"),
     }
 }
@@ -39,6 +46,8 @@ pub(crate) fn encode_f64(dtype: Dtype, values: &[f64], into: &mut [u8]) {
         Dtype::F64 => put(values, into, f64::to_le_bytes),
         Dtype::F16 => put(values, into, |v| f16::from_f32(to_odd(v)).to_le_bytes()),
         Dtype::Bf16 => put(values, into, |v| bf16::from_f32(to_odd(v)).to_le_bytes()),
+        Dtype::F8E4M3 => put(values, into, |v| [E4M3.encode(v)]),
+        Dtype::F8E5M2 => put(values, into, |v| [E5M2.encode(v)]),
         other => unreachable!("{other} is checked to be averageable before it is encoded"),
     }
 }
@@ -48,6 +57,11 @@ fn each<const N: usize, T>(bytes: &[u8], into: &mut [T], read: impl Fn([u8; N]) 
     for (value, chunk) in into.iter_mut().zip(chunks) {
         *value = read(*chunk);
     }
+}
+
+fn look_up<T: Copy>(format: Format, bytes: &[u8], into: &mut [T], from: impl Fn(f64) -> T) {
+    let table = format.table().map(from);
+    each(bytes, into, |[code]: [u8; 1]| table[usize::from(code)]);
 }
 
 fn put<const N: usize>(values: &[f64], into: &mut [u8], write: impl Fn(f64) -> [u8; N]) {
@@ -84,6 +98,22 @@ mod tests {
         let (middle, above) = (1.0 + 2f64.powi(-8), 1.0 + 2f64.powi(-8) + 2f64.powi(-40));
         encode_f64(Dtype::Bf16, &[middle, above], &mut bytes);
         assert_eq!(bytes, [0x80, 0x3f, 0x81, 0x3f]);
+    }
+
+    #[test]
+    fn every_eight_bit_number_survives_a_round_trip() {
+        for dtype in [Dtype::F8E4M3, Dtype::F8E5M2] {
+            let codes: Vec<u8> = (0..=u8::MAX).collect();
+            let (mut values, mut narrow, mut back) = ([0.0; 256], [0.0; 256], [0; 256]);
+            decode_f64(dtype, &codes, &mut values);
+            decode_f32(dtype, &codes, &mut narrow);
+            encode_f64(dtype, &values, &mut back);
+            for code in 0..256 {
+                let value = values[code];
+                assert!(value.is_nan() || usize::from(back[code]) == code, "{dtype} {code:#x}");
+                assert!(value.is_nan() || f64::from(narrow[code]) == value, "{dtype} {code:#x}");
+            }
+        }
     }
 
     #[test]

@@ -119,7 +119,7 @@ fn check(tensor: &TensorLayout) -> Result<()> {
         return Ok(());
     }
     let (name, dtype) = (&tensor.name, tensor.dtype);
-    Err(Error::input(format!("tensor `{name}` is {dtype}; only F16, BF16, F32 and F64 are averaged")))
+    Err(Error::input(format!("tensor `{name}` is {dtype}; only floating-point tensors are averaged")))
 }
 
 fn averaged(candidates: &[CheckpointFile], tensor: &TensorLayout, weights: &[f64]) -> Result<Vec<u8>> {
@@ -148,7 +148,8 @@ fn averaged(candidates: &[CheckpointFile], tensor: &TensorLayout, weights: &[f64
 
 fn average_chunk(dtype: Dtype, rows: &[&[u8]], weights: &[f64], output: &mut [u8]) {
     let elements = output.len() / dtype.size();
-    let (mut sums, mut values) = (vec![0.0; elements], vec![0.0; elements]);
+    // Starting at -0, the sum of zeros of one sign keeps it.
+    let (mut sums, mut values) = (vec![-0.0; elements], vec![0.0; elements]);
     for (row, weight) in rows.iter().zip(weights) {
         decode_f64(dtype, row, &mut values);
         for (sum, value) in sums.iter_mut().zip(&values) {

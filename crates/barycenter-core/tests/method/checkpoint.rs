@@ -107,8 +107,25 @@ fn the_first_difference_names_candidate_and_tensor() {
 }
 
 #[test]
+fn the_first_tensors_that_differ_are_listed_and_the_others_counted() {
+    let many = |range: std::ops::Range<usize>, shape: usize| -> Vec<(String, usize)> {
+        range.map(|i| (format!("t{i}"), shape)).collect()
+    };
+    let file_of = |tensors: &[(String, usize)]| {
+        let samples = tensors.iter().map(|(name, size)| (name.as_str(), Dtype::U8, vec![*size], vec![0.0; *size]));
+        file(&samples.collect::<Vec<_>>())
+    };
+    let set = [file_of(&many(0..5, 1)), file_of(&[many(0..1, 2), many(2..9, 1)].concat())];
+    let message = check_candidates(&set, &names(2)).unwrap_err().to_string();
+    let told = "candidate `step-1` tensor `t0` has shape [2], in `step-0` [1]; has no tensor `t1`, which `step-0` has; \
+        has a tensor `t5`, which `step-0` has not; has a tensor `t6`, which `step-0` has not; \
+        has a tensor `t7`, which `step-0` has not; and 1 more";
+    assert_eq!(message, told);
+}
+
+#[test]
 fn numbers_that_are_not_finite_are_found_in_every_float_type() {
-    for dtype in [Dtype::F16, Dtype::Bf16, Dtype::F32, Dtype::F64] {
+    for dtype in [Dtype::F8E4M3, Dtype::F8E5M2, Dtype::F16, Dtype::Bf16, Dtype::F32, Dtype::F64] {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let mut values: Vec<f64> = Random(1).gaussians(600_000).into_iter().map(f64::from).collect();
             let good = file(&[("w", dtype, vec![600_000], values.clone())]);

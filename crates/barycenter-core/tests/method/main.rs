@@ -9,4 +9,6 @@ mod header;
 mod merge;
 mod projection;
 mod properties;
+mod pytorch;
 mod sample;
+mod sharded;

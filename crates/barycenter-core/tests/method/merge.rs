@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use barycenter_core::{
     blocks::{Blocks, Granularity},
-    checkpoint::{CheckpointFile, Dtype, Written},
+    checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer, Written},
     merge::{Policy, merge, policies, weights},
 };
 
@@ -95,6 +95,39 @@ fn copies_of_one_checkpoint_give_it_back_bit_for_bit() {
     }
     let candidates: Vec<_> = (0..3).map(|_| CheckpointFile::from_bytes(original.clone()).unwrap()).collect();
     assert!(merged(&candidates, &[2.3, -1.4, 0.1], &one_block(&candidates)).0 == original, "affine coefficients");
+}
+
+#[test]
+fn copies_of_every_eight_bit_number_give_it_back_and_averages_are_rounded_once() {
+    let (codes, finite) =
+        (0..=u8::MAX, |dtype, code: u8| code & 0x7f <= if dtype == Dtype::F8E4M3 { 0x7e } else { 0x7b });
+    for dtype in [Dtype::F8E4M3, Dtype::F8E5M2] {
+        let codes: Vec<u8> = codes.clone().filter(|code| finite(dtype, *code)).collect();
+        let spec = TensorSpec { name: "w".into(), dtype, shape: vec![codes.len()] };
+        let bytes_of = |codes: &[u8]| {
+            let mut bytes = Vec::new();
+            let mut writer = Writer::new(&mut bytes, vec![spec.clone()], &BTreeMap::new()).unwrap();
+            writer.write("w", codes).unwrap();
+            writer.finish().unwrap();
+            bytes
+        };
+        let original = bytes_of(&codes);
+        let policies = BTreeMap::from([("w".to_owned(), Policy::Average { block: 0 })]);
+        for n in [2, 3, 7, 10, 49] {
+            let candidates: Vec<_> = (0..n).map(|_| CheckpointFile::from_bytes(original.clone()).unwrap()).collect();
+            assert!(merged(&candidates, &weights::uniform(n), &policies).0 == original, "{dtype}, {n} copies");
+        }
+        let mut turned = codes.clone();
+        turned.rotate_left(3);
+        let pair = [original, bytes_of(&turned)].map(|bytes| CheckpointFile::from_bytes(bytes).unwrap());
+        let averaged = CheckpointFile::from_bytes(merged(&pair, &[0.5, 0.5], &policies).0).unwrap();
+        let (a, b, found) = (read_f64(&pair[0], "w"), read_f64(&pair[1], "w"), read_f64(&averaged, "w"));
+        for ((a, b), found) in a.iter().zip(&b).zip(found) {
+            let middle = (a + b) / 2.0;
+            let nearest = read_f64(&pair[0], "w").into_iter().map(|v| (v - middle).abs()).fold(f64::INFINITY, f64::min);
+            assert!((found - middle).abs() <= nearest, "{dtype}: {a} and {b} give {found}");
+        }
+    }
 }
 
 #[test]
