@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use barycenter_core::data::{Augmentation, Dataset, Draws, Inputs, Normalisation};
 use barycenter_core::network::{
-    ClipImageSizes, Gpt2Sizes, Mode, Network, NetworkSpec, Role, Statistics, StatisticsSum, TensorSpec, VitSizes, Weights,
-    check_layout,
+    ClipImageSizes, Gpt2Sizes, Mode, Network, NetworkSpec, Role, Statistics, StatisticsSum, TensorSpec, VitSizes,
+    Weights, check_layout,
 };
 use barycenter_core::objective::{
     Classification, ClassificationOptions, Objective, Recomputation, evaluate, recompute_statistics,
@@ -48,8 +48,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn vit() -> NetworkSpec {
-    let sizes =
-        VitSizes { image_size: 12, patch_size: 4, width: 24, depth: 2, heads: 3, mlp_width: 40, classes: 6 };
+    let sizes = VitSizes { image_size: 12, patch_size: 4, width: 24, depth: 2, heads: 3, mlp_width: 40, classes: 6 };
     NetworkSpec::Vit(sizes)
 }
 

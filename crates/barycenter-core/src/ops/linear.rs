@@ -7,6 +7,7 @@ use super::activation::Activation;
 use super::graph::{Graph, Node, Operation};
 use super::matrix::{Matrix, Write, all_threads, multiply};
 use super::relu::mask;
+use super::simd::kernel;
 use super::storage::{read, read_two, tensor};
 
 /// Elements a task works on.
@@ -211,20 +212,37 @@ impl Operation for Linear {
     }
 }
 
-/// Sum of each column of a row-major matrix, each summed in `f64` from the first row to the last.
-pub(super) fn column_sums(rows: &[f32], columns: usize) -> Vec<f32> {
-    const COLUMNS_A_PIECE: usize = 64;
+/// Columns a task sums.
+const COLUMNS: usize = 64;
+/// Rows added in `f32` before their sum goes on in `f64`.
+const ROWS: usize = 32;
+
+/// Sum of each column of a row-major matrix: runs of 32 rows are added in `f32`, their sums in `f64`, in order.
+fn column_sums(rows: &[f32], columns: usize) -> Vec<f32> {
     let mut sums = vec![0.0_f32; columns];
-    sums.par_chunks_mut(COLUMNS_A_PIECE).enumerate().for_each(|(piece, sums)| {
-        let mut exact = vec![0.0_f64; sums.len()];
-        for row in rows.chunks_exact(columns) {
-            for (sum, value) in exact.iter_mut().zip(&row[piece * COLUMNS_A_PIECE..]) {
-                *sum += f64::from(*value);
+    sums.par_chunks_mut(COLUMNS)
+        .enumerate()
+        .for_each(|(piece, sums)| sum_columns(rows, columns, piece * COLUMNS, sums));
+    sums
+}
+
+kernel! {
+    fn sum_columns<A>(rows: &[f32], columns: usize, first: usize, sums: &mut [f32]) {
+        let mut exact = [0.0_f64; COLUMNS];
+        for run in rows.chunks(ROWS * columns) {
+            let mut partial = [0.0_f32; COLUMNS];
+            for row in run.chunks_exact(columns) {
+                let row = &row[first..first + sums.len()];
+                for (sum, value) in partial.iter_mut().zip(row) {
+                    *sum = A::multiply_add(1.0, *value, *sum);
+                }
+            }
+            for (sum, partial) in exact.iter_mut().zip(partial) {
+                *sum += f64::from(partial);
             }
         }
         for (sum, exact) in sums.iter_mut().zip(exact) {
             *sum = exact as f32;
         }
-    });
-    sums
+    }
 }
