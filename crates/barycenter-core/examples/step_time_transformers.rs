@@ -17,9 +17,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |position: usize, default: usize| {
-        arguments.get(position).and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
+    let number =
+        |position: usize, default: usize| arguments.get(position).and_then(|text| text.parse().ok()).unwrap_or(default);
     let kind = arguments.first().map_or("vit_tiny", String::as_str);
     let (threads, steps) = (number(1, 1), number(2, 10));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");

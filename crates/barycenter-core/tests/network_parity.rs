@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use barycenter_core::data::{Augmentation, Dataset, Draws, Inputs, Normalisation};
 use barycenter_core::network::{
-    ClipImageSizes, Gpt2Sizes, Mode, Network, NetworkSpec, Role, Statistics, StatisticsSum, TensorSpec, VitSizes, Weights,
-    check_layout,
+    ClipImageSizes, Gpt2Sizes, Mode, Network, NetworkSpec, Role, Statistics, StatisticsSum, TensorSpec, VitSizes,
+    Weights, check_layout,
 };
 use barycenter_core::objective::{
     DatasetLoss, DatasetLossOptions, Loss, Objective, Recomputation, evaluate, recompute_statistics,
@@ -57,8 +57,8 @@ fn cases() -> Vec<Case> {
         Case { name: "resnet8_odd", spec: resnet(8, 7), sample: &[3, 15, 13], batch: 5, label_smoothing: 0.0 },
         Case { name: "resnet20", spec: resnet(20, 10), sample: image, batch: 4, label_smoothing: 0.0 },
         torchvision(18, &[3, 64, 57], 5, 0.0),
-        torchvision(34, &[3, 64, 64], 4, 0.0),
-        torchvision(50, &[3, 64, 64], 4, 0.1),
+        torchvision(34, &[3, 64, 64], 8, 0.0),
+        torchvision(50, &[3, 64, 64], 8, 0.1),
         Case { name: "vgg11_bn", spec: vgg(11), sample: image, batch: 9, label_smoothing: 0.0 },
         Case { name: "vgg16_bn", spec: vgg(16), sample: &[3, 32, 35], batch: 9, label_smoothing: 0.1 },
         Case { name: "preresnet20", spec: preresnet(20), sample: image, batch: 4, label_smoothing: 0.0 },
@@ -71,8 +71,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn vit() -> NetworkSpec {
-    let sizes =
-        VitSizes { image_size: 12, patch_size: 4, width: 24, depth: 2, heads: 3, mlp_width: 40, classes: 6 };
+    let sizes = VitSizes { image_size: 12, patch_size: 4, width: 24, depth: 2, heads: 3, mlp_width: 40, classes: 6 };
     NetworkSpec::Vit(sizes)
 }
 
@@ -223,10 +222,10 @@ fn length(values: &[f32]) -> f64 {
     values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
 }
 
-fn assert_near(what: &str, got: &[f32], expected: &[f32]) {
+fn assert_near(what: &str, got: &[f32], expected: &[f32], tolerance: f64) {
     let distance = distance(got, expected);
     println!("{what}: {distance:.1e}");
-    assert!(distance < TOLERANCE, "{what} differs by {distance:e}");
+    assert!(distance < tolerance, "{what} differs by {distance:e}");
 }
 
 #[test]
@@ -236,6 +235,9 @@ fn loss_and_gradients_agree_with_pytorch() {
         let (loss, gradients) = case.loss_and_gradient();
         let expected_loss = expected.number("loss");
         assert!((loss / expected_loss - 1.0).abs() < TOLERANCE, "{}: {loss} {expected_loss}", case.name);
+        // A ReLU that falls on the other side of 0 moves the gradients of a deep network by a hundredth, in PyTorch's own
+        // float32 as well: such a network is held to the distance that PyTorch itself keeps.
+        let tolerance = TOLERANCE.max(4.0 * expected.number("float32_distance"));
         let mut of_weight = 0.0;
         for (spec, gradient) in case.network().parameters().iter().zip(&gradients) {
             let what = format!("{} gradient of {}", case.name, spec.name);
@@ -247,8 +249,8 @@ fn loss_and_gradients_agree_with_pytorch() {
                 assert!(length(gradient) < TOLERANCE * of_weight, "{what} is {}", length(gradient));
                 continue;
             }
-            assert!((length(gradient) / expected_length - 1.0).abs() < TOLERANCE, "{what} has another length");
-            assert_near(&what, &kept(gradient), &expected.floats(&format!("gradient.{}", spec.name)));
+            assert!((length(gradient) / expected_length - 1.0).abs() < tolerance, "{what} has another length");
+            assert_near(&what, &kept(gradient), &expected.floats(&format!("gradient.{}", spec.name)), tolerance);
         }
     }
 }
@@ -283,7 +285,7 @@ fn logits_in_evaluation_agree_with_pytorch() {
         let weights = Weights::frozen(&*network, &case.parameters()).unwrap();
         let logits = network.forward(&weights, &case.inputs(0), &mut Mode::Evaluate(&statistics)).unwrap();
         let logits = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_near(&format!("{} logits", case.name), &logits, &case.expected().floats("logits"));
+        assert_near(&format!("{} logits", case.name), &logits, &case.expected().floats("logits"), TOLERANCE);
     }
 }
 
@@ -302,7 +304,7 @@ fn recomputed_running_statistics_agree_with_pytorch() {
         let specs = network.tensors().iter().filter(|s| matches!(s.role, Role::RunningMean | Role::RunningVar));
         for (spec, values) in specs.zip(statistics.running()) {
             let expected = case.expected().floats(&format!("recomputed.{}", spec.name));
-            assert_near(&format!("{} recomputed {}", case.name, spec.name), &kept(values), &expected);
+            assert_near(&format!("{} recomputed {}", case.name, spec.name), &kept(values), &expected, TOLERANCE);
         }
     }
 }

@@ -54,15 +54,13 @@ pub(crate) fn network(spec: &api::NetworkSpec) -> NetworkSpec {
                 classes: size(*classes),
             })
         }
-        api::NetworkSpec::Gpt2 { vocabulary, positions, width, depth, heads } => {
-            NetworkSpec::Gpt2(Gpt2Sizes {
-                vocabulary: size(*vocabulary),
-                positions: size(*positions),
-                width: size(*width),
-                depth: size(*depth),
-                heads: size(*heads),
-            })
-        }
+        api::NetworkSpec::Gpt2 { vocabulary, positions, width, depth, heads } => NetworkSpec::Gpt2(Gpt2Sizes {
+            vocabulary: size(*vocabulary),
+            positions: size(*positions),
+            width: size(*width),
+            depth: size(*depth),
+            heads: size(*heads),
+        }),
     }
 }
 

@@ -37,8 +37,12 @@ fn check_tensors(network: &dyn Network, tensors: &[Tensor], faults: &mut Faults)
         faults.add("network", error.to_string());
         return;
     }
-    let floating: HashSet<&str> =
-        network.tensors().iter().filter(|spec| !matches!(spec.role, Role::BatchCount | Role::Carried)).map(|spec| spec.name.as_str()).collect();
+    let floating: HashSet<&str> = network
+        .tensors()
+        .iter()
+        .filter(|spec| !matches!(spec.role, Role::BatchCount | Role::Carried))
+        .map(|spec| spec.name.as_str())
+        .collect();
     for tensor in tensors.iter().filter(|tensor| floating.contains(tensor.name.as_str())) {
         if !AVERAGEABLE.contains(&tensor.dtype.as_str()) {
             let detail = format!(
@@ -177,7 +181,8 @@ mod tests {
             "mlp_width": 768, "classes": 10});
         let clip = json!({"kind": "clip_image", "image_size": 224, "patch_size": 32, "width": 768, "depth": 12,
             "heads": 12, "embedding": 512, "classes": 1000});
-        let gpt2 = json!({"kind": "gpt2", "vocabulary": 50257, "positions": 1024, "width": 768, "depth": 12, "heads": 12});
+        let gpt2 =
+            json!({"kind": "gpt2", "vocabulary": 50257, "positions": 1024, "width": 768, "depth": 12, "heads": 12});
         for network in [vit, clip, gpt2] {
             assert_eq!(fault(network.clone()), None);
             let sizes: Vec<String> = network.as_object().unwrap().keys().filter(|k| *k != "kind").cloned().collect();

@@ -61,7 +61,8 @@ fn every_convolutional_network_has_a_short_form() {
 
 #[test]
 fn transformers_are_written_as_options() {
-    let network = |text: &str| parse(&["--candidate-set", SET, "--network", text, "--fit", "validation"]).unwrap().network;
+    let network =
+        |text: &str| parse(&["--candidate-set", SET, "--network", text, "--fit", "validation"]).unwrap().network;
     assert_eq!(
         network("gpt2:vocabulary=50257,positions=1024,width=768,depth=12,heads=12"),
         NetworkSpec::Gpt2 { vocabulary: 50257, positions: 1024, width: 768, depth: 12, heads: 12 }

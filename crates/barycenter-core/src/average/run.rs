@@ -78,7 +78,9 @@ fn check_tied(network: &dyn Network, candidates: &[CheckpointFile], names: &[Str
         for (candidate, name) in candidates.iter().zip(names) {
             if candidate.tensor(&tensor.name).is_ok() && candidate.bytes(&tensor.name)? != candidate.bytes(twin)? {
                 let held = &tensor.name;
-                return Err(Error::input(format!("{name}: `{held}` is not equal to `{twin}`, which the network ties it to")));
+                return Err(Error::input(format!(
+                    "{name}: `{held}` is not equal to `{twin}`, which the network ties it to"
+                )));
             }
         }
     }

@@ -175,7 +175,8 @@ fn inputs_of_other_shapes_are_refused() {
 
 #[test]
 fn a_language_model_may_hold_its_tied_weight_and_its_masks_or_not() {
-    let network = NetworkSpec::Gpt2(Gpt2Sizes { vocabulary: 9, positions: 4, width: 6, depth: 1, heads: 2 }).build().unwrap();
+    let network =
+        NetworkSpec::Gpt2(Gpt2Sizes { vocabulary: 9, positions: 4, width: 6, depth: 1, heads: 2 }).build().unwrap();
     let required = |spec: &&TensorSpec| spec.role.is_required();
     let mut found: Vec<(String, Vec<usize>)> =
         network.tensors().iter().filter(required).map(|spec| (spec.name.clone(), spec.shape.clone())).collect();

@@ -1,4 +1,4 @@
-//! The pre-norm transformer block that ViT, CLIP and GPT-2 share, and the layers it is put together from.
+//! The pre-norm transformer block that Vision Transformers, CLIP and GPT-2 share, and the layers it is put together from.
 //!
 //! Dropout is the identity: a fit of n coefficients needs no such noise, and checkpoints hold nothing of it.
 

@@ -53,10 +53,9 @@ fn gated<A: Arithmetic>(x: f32, z: f32, slope: f32) -> (f32, f32) {
 
 /// The tanh form: `(1 + tanh(u)) / 2` is `σ(2u)`.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "it must be compiled with its caller's instruction set")]
 fn gelu_tanh<A: Arithmetic>(x: f32) -> (f32, f32) {
     /// `2 √(2/π)`.
-    const SLOPE: f32 = 1.595_769_1;
+    const SLOPE: f32 = 2.0 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
     const CUBIC: f32 = 0.044_715;
     let square = x * x;
     let z = SLOPE * x * A::multiply_add(square, CUBIC, 1.0);
@@ -64,7 +63,6 @@ fn gelu_tanh<A: Arithmetic>(x: f32) -> (f32, f32) {
 }
 
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "it must be compiled with its caller's instruction set")]
 fn quick_gelu<A: Arithmetic>(x: f32) -> (f32, f32) {
     const SLOPE: f32 = 1.702;
     gated::<A>(x, SLOPE * x, SLOPE)

@@ -129,7 +129,12 @@ impl Shape {
                 let of_result = Matrix::strided(&gradient[start..], block.queries, self.depth, self.width);
                 let values = self.part(packed, (2, head), 0, block.keys);
                 multiply(slopes, of_result, values.transposed(), Write::Replace, Parallelism::None);
-                let rows = Rows { result: &result[start..], gradient: &gradient[start..], stride: self.width, depth: self.depth };
+                let rows = Rows {
+                    result: &result[start..],
+                    gradient: &gradient[start..],
+                    stride: self.width,
+                    depth: self.depth,
+                };
                 let log_sums = &log_sums[block.start..block.start + block.queries];
                 score_slopes((probabilities, slopes), block.keys, self.seen(block), self.scale(), log_sums, rows);
                 self.spread(packed, head, block, (probabilities, slopes, of_result), of_packed);
@@ -182,9 +187,9 @@ kernel! {
             let mut sums = [0.0_f32; LANES];
             let (chunks, rest) = row.as_chunks_mut::<LANES>();
             for chunk in chunks {
-                for lane in 0..LANES {
-                    chunk[lane] = exp::<A>(A::multiply_add(chunk[lane], scale, -shift));
-                    sums[lane] += chunk[lane];
+                for (value, sum) in chunk.iter_mut().zip(&mut sums) {
+                    *value = exp::<A>(A::multiply_add(*value, scale, -shift));
+                    *sum += *value;
                 }
             }
             for (value, sum) in rest.iter_mut().zip(&mut sums) {

@@ -18,7 +18,6 @@ const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
 ///
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` by its Taylor polynomial of degree 7, whose remainder is 6e-9.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "it must be compiled with its caller's instruction set")]
 pub(super) fn exp<A: Arithmetic>(x: f32) -> f32 {
     const INVERSE_FACTORIALS: [f32; 6] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0];
     let x = if x < LOWEST { LOWEST } else { x };
@@ -46,7 +45,6 @@ pub(super) fn logistic<A: Arithmetic>(x: f32) -> f32 {
 ///
 /// Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964), formula 7.1.26: erf to 1.5e-7.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "it must be compiled with its caller's instruction set")]
 pub(super) fn normal<A: Arithmetic>(x: f32) -> (f32, f32) {
     /// `1 / sqrt(2 pi)`.
     const DENSITY_AT_0: f32 = 0.398_942_3;

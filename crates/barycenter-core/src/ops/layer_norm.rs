@@ -15,12 +15,7 @@ const ROWS: usize = 32;
 ///
 /// Mean and variance (divided by the width, about the mean) are summed in runs of 512 elements whose sums are added in `f64`.
 /// Kept for the backward pass are the inputs and two numbers a row.
-pub fn layer_norm(
-    graph: &Graph,
-    inputs: &Tensor,
-    (weight, bias): (&Tensor, &Tensor),
-    epsilon: f64,
-) -> Result<Tensor> {
+pub fn layer_norm(graph: &Graph, inputs: &Tensor, (weight, bias): (&Tensor, &Tensor), epsilon: f64) -> Result<Tensor> {
     let (rows, width) = inputs.dims2()?;
     if weight.dims() != [width] || bias.dims() != [width] || width == 0 {
         bail!("layer norm: inputs {rows}x{width}, weight {:?}, bias {:?}", weight.dims(), bias.dims());

@@ -22,7 +22,11 @@ impl<'a> Matrix<'a> {
     /// Some columns of a wider row-major matrix: row `r` starts `r * row_stride` after the first element.
     pub(super) fn strided(elements: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         let reach = if rows == 0 { 0 } else { (rows - 1) * row_stride + columns };
-        assert!(elements.len() >= reach, "matrix {rows}x{columns} in rows of {row_stride} of {} elements", elements.len());
+        assert!(
+            elements.len() >= reach,
+            "matrix {rows}x{columns} in rows of {row_stride} of {} elements",
+            elements.len()
+        );
         Self { elements, rows, columns, row_stride, column_stride: 1 }
     }
 
@@ -117,7 +121,8 @@ mod tests {
     #[test]
     fn a_product_of_columns_of_wider_matrices_equals_that_of_copies() {
         let wide: Vec<f32> = (0..6 * 10).map(|i| (i as f32 * 0.7).sin()).collect();
-        let columns = |start: usize| -> Vec<f32> { wide.chunks(10).flat_map(|row| row[start..start + 4].to_vec()).collect() };
+        let columns =
+            |start: usize| -> Vec<f32> { wide.chunks(10).flat_map(|row| row[start..start + 4].to_vec()).collect() };
         let (left, right) = (columns(1), columns(6));
         let mut expected = vec![0.0; 36];
         multiply(

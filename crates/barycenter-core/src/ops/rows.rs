@@ -21,9 +21,9 @@ pub(super) fn sum_of_products<A: Arithmetic, T: Fn(f32, f32) -> (f32, f32)>(
         let mut sums = [0.0_f32; LANES];
         let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<LANES>(), right.as_chunks::<LANES>());
         for (left, right) in left.iter().zip(right) {
-            for lane in 0..LANES {
-                let (a, b) = terms(left[lane], right[lane]);
-                sums[lane] = A::multiply_add(a, b, sums[lane]);
+            for (sum, (left, right)) in sums.iter_mut().zip(left.iter().zip(right)) {
+                let (a, b) = terms(*left, *right);
+                *sum = A::multiply_add(a, b, *sum);
             }
         }
         for (sum, (left, right)) in sums.iter_mut().zip(left_rest.iter().zip(right_rest)) {
@@ -57,8 +57,8 @@ pub(super) fn largest(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
-        for lane in 0..LANES {
-            lanes[lane] = larger(lanes[lane], chunk[lane]);
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *value);
         }
     }
     lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, larger)

@@ -72,8 +72,8 @@ macro_rules! kernel {
     ) => {
         $(#[$meta])*
         $visibility fn $name($($argument: $kind),*) $(-> $result)? {
+            // Inlined, so that it is compiled with its caller's instruction set.
             #[inline(always)]
-            #[expect(clippy::inline_always, reason = "the body must be compiled with its caller's instruction set")]
             fn body<$arithmetic: $crate::ops::simd::Arithmetic>($($argument: $kind),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
