@@ -14,6 +14,7 @@ pub mod merge;
 pub mod network;
 pub mod objective;
 pub mod ops;
+mod processor;
 pub mod projection;
 
 pub use error::{Error, Result};

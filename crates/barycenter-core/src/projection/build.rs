@@ -5,18 +5,26 @@ use std::collections::HashSet;
 use rayon::prelude::*;
 
 use super::{
-    GROUP, Projection, Tensor,
-    codec::{dot, quantise},
-    kernels::{CHUNK, CHUNK_TILES, code_bytes},
+    GROUP, Projection, Tensor, codec,
+    kernels::{CHUNK, CHUNK_TILES},
+    packing::code_bytes,
 };
-use crate::{Error, Result, blocks::Blocks, checkpoint::CheckpointFile};
+use crate::{
+    Error, Result,
+    blocks::Blocks,
+    checkpoint::CheckpointFile,
+    processor::{Processor, for_processor},
+};
+
+/// Columns that are held at a time.
+const STRIP: usize = 4 * GROUP;
 
 impl Projection {
     /// Builds the projection of checked candidates (`checkpoint::check_candidates`), reading every byte once.
     ///
     /// `averaged` names the tensors in order, the order of `blocks`; `bits` is 1, 2, 4, 8 or 32. `on_tensor` is called
     /// with (tensors done, tensors in all) after each tensor and may end the building with an error. Each thread holds
-    /// 16384 columns of all candidates; nothing else is held besides the result.
+    /// 1024 columns of all candidates; nothing else is held besides the result.
     ///
     /// # Errors
     /// [`Error::Input`] where `bits` is none of those, `blocks` speaks of other tensors, fewer than two candidates are
@@ -121,6 +129,12 @@ struct Part<'a> {
     scales: &'a mut [f32],
 }
 
+/// What one task holds: as many columns of all candidates as stay in the near caches, and their sums.
+struct Columns {
+    rows: Vec<[f32; STRIP]>,
+    sums: [f64; STRIP],
+}
+
 /// Fills one chunk of columns and returns the squared norms of the candidates' deviations in it.
 fn build_chunk(
     candidates: &[CheckpointFile],
@@ -129,41 +143,71 @@ fn build_chunk(
     bits: u8,
     part: &mut Part<'_>,
 ) -> Result<Vec<f64>> {
-    let (n, columns) = (candidates.len(), part.centre.len());
-    let mut values = vec![0f32; n * columns];
-    for (candidate, row) in candidates.iter().zip(values.chunks_exact_mut(columns)) {
-        candidate.fill_f32(name, chunk * CHUNK, row)?;
+    let n = candidates.len();
+    let (tiles, bytes) = (STRIP / GROUP, code_bytes(bits));
+    let mut squares = vec![0.0; n];
+    let mut held = Columns { rows: vec![[0.0; STRIP]; n], sums: [0.0; STRIP] };
+    let mut scales = part.scales.chunks_mut(tiles * n);
+    let strips = part.centre.chunks_mut(STRIP).zip(part.codes.chunks_mut(tiles * n * bytes));
+    for (strip, (centre, codes)) in strips.enumerate() {
+        for (candidate, row) in candidates.iter().zip(&mut held.rows) {
+            candidate.fill_f32(name, chunk * CHUNK + strip * STRIP, &mut row[..centre.len()])?;
+        }
+        let mut strip = Part { centre, codes, scales: scales.next().unwrap_or_default() };
+        let (held, strip, squares) = (&mut held, &mut strip, &mut squares[..]);
+        code_columns(Processor::detected(), bits, held, strip, squares);
     }
+    Ok(squares)
+}
+
+fn code_columns(processor: Processor, bits: u8, held: &mut Columns, part: &mut Part<'_>, squares: &mut [f64]) {
+    macro_rules! on_processor {
+        ($body:path) => {
+            for_processor!(processor, $body, (held: &mut Columns, part: &mut Part<'_>, squares: &mut [f64]))
+        };
+    }
+    match bits {
+        1 => on_processor!(code_strip::<1>),
+        2 => on_processor!(code_strip::<2>),
+        4 => on_processor!(code_strip::<4>),
+        8 => on_processor!(code_strip::<8>),
+        _ => on_processor!(code_strip::<32>),
+    }
+}
+
+/// Makes the centre of some columns, and of each candidate the codes, scales and squared norm of its deviation.
+#[inline(always)]
+fn code_strip<const BITS: usize>(held: &mut Columns, part: &mut Part<'_>, squares: &mut [f64]) {
+    let (n, columns) = (held.rows.len(), part.centre.len());
     // Summed in f64: n equal f32 values give themselves back exactly, so that their deviations are exactly zero.
-    let mut sums = vec![0f64; columns];
-    for row in values.chunks_exact(columns) {
-        for (sum, value) in sums.iter_mut().zip(row) {
+    held.sums.fill(0.0);
+    for row in &held.rows {
+        for (sum, value) in held.sums.iter_mut().zip(row) {
             *sum += f64::from(*value);
         }
     }
-    for (c, sum) in part.centre.iter_mut().zip(&sums) {
+    for (c, sum) in part.centre.iter_mut().zip(&held.sums) {
         *c = (sum / n as f64) as f32;
     }
-    let bytes = code_bytes(bits);
-    let mut squares = vec![0.0; n];
-    for (i, row) in values.chunks_exact_mut(columns).enumerate() {
-        for (value, c) in row.iter_mut().zip(part.centre.iter()) {
-            *value -= c;
-        }
-        for (tile, group) in row.chunks(GROUP).enumerate() {
-            let mut padded = [0.0; GROUP];
-            padded[..group.len()].copy_from_slice(group);
-            squares[i] += dot(&padded, &padded);
+    let bytes = 32 * BITS;
+    for (tile, centre) in part.centre.chunks(GROUP).enumerate() {
+        for (i, (row, square)) in held.rows.iter().zip(&mut *squares).enumerate() {
+            let mut deviations = [0.0; GROUP];
+            for ((d, value), c) in deviations.iter_mut().zip(&row[tile * GROUP..]).zip(centre) {
+                *d = value - c;
+            }
             let place = tile * n + i;
             let codes = &mut part.codes[place * bytes..(place + 1) * bytes];
-            if bits == 32 {
-                for (code, d) in codes.as_chunks_mut::<4>().0.iter_mut().zip(group) {
+            if BITS == 32 {
+                *square += codec::square(&deviations);
+                for (code, d) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&deviations[..centre.len()]) {
                     *code = d.to_le_bytes();
                 }
             } else {
-                part.scales[place] = quantise(group, bits, codes);
+                let coded = codec::code::<BITS>(&deviations, columns.min(GROUP * (tile + 1)) - GROUP * tile, codes);
+                part.scales[place] = coded.scale;
+                *square += coded.square;
             }
         }
     }
-    Ok(squares)
 }

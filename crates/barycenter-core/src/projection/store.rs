@@ -18,7 +18,7 @@ use std::{
     path::Path,
 };
 
-use super::{CODEC_VERSION, GROUP, Projection, Tensor, build::check_bits, kernels::code_bytes};
+use super::{CODEC_VERSION, GROUP, Projection, Tensor, build::check_bits, packing::code_bytes};
 use crate::{Error, Result, blocks::Granularity};
 
 const MAGIC: &[u8; 8] = b"BARYPROJ";
