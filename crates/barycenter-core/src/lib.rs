@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod fit;
+mod memory;
 pub mod merge;
 pub mod network;
 pub mod objective;

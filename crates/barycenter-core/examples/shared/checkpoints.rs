@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{Read as _, Write as _},
+    io::Read as _,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -18,7 +18,7 @@ use rayon::prelude::*;
 const LAYER: usize = 1 << 23;
 
 /// Bytes that are read or written at once.
-const RUN: usize = 1 << 20;
+pub const RUN: usize = 1 << 20;
 
 /// The arguments of both programs.
 pub struct Arguments {
@@ -75,7 +75,11 @@ fn write_checkpoint(path: &Path, seed: u64, megabytes: usize) -> Result<()> {
     for (t, spec) in specs.iter().enumerate() {
         let value = |e: usize| number(t as u64, e as u64) + 0.1 * number(1000 + seed * 7919 + t as u64, e as u64);
         let mut bytes = vec![0; 4 * spec.shape[0]];
-        bytes.par_chunks_mut(4).enumerate().for_each(|(e, into)| into.copy_from_slice(&value(e).to_le_bytes()));
+        bytes.par_chunks_mut(RUN).enumerate().for_each(|(run, into)| {
+            for (e, into) in into.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *into = value(run * RUN / 4 + e).to_le_bytes();
+            }
+        });
         writer.write(&spec.name, &bytes)?;
     }
     writer.finish()?;
@@ -133,29 +137,9 @@ fn folded(bytes: &[u8]) -> u64 {
     lanes.iter().fold(0, |all, lane| all ^ lane)
 }
 
-/// Writes a file of this size.
-pub fn write_file(path: &Path, size: u64) {
-    let mut file = File::create(path).expect("a file in the folder");
-    let bytes = vec![1; RUN];
-    let mut left = size as usize;
-    while left > 0 {
-        file.write_all(&bytes[..left.min(RUN)]).expect("room on the disk");
-        left -= left.min(RUN);
-    }
-}
-
-/// The most memory this process held at once, without pages of mapped files; now, where the system does not tell the peak.
-pub fn peak_anonymous_bytes() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = |key: &str| {
-        let line = status.lines().find(|line| line.starts_with(key));
-        line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok()).unwrap_or(0.0)
-    };
-    kilobytes("RssAnon:") * 1000.0
-}
-
 /// Prints one line of JSON.
 pub fn report(figure: &str, seconds: f64, bytes: u64, more: &[(&str, f64)]) {
-    let more: String = more.iter().map(|(name, value)| format!(r#", "{name}": {value:.3}"#)).collect();
+    let more: Vec<String> = more.iter().map(|(name, value)| format!(r#", "{name}": {value:.3}"#)).collect();
+    let more = more.concat();
     println!(r#"{{"figure": "{figure}", "seconds": {seconds:.4}, "bytes": {bytes}{more}}}"#);
 }

@@ -107,7 +107,6 @@ fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
 }
 
 /// In the number's own width, so that a register holds as many of them as it can.
-#[inline(always)]
 fn exponent_full<T: Copy + PartialEq + std::ops::BitAnd<Output = T>>(bits: T, mask: T) -> bool {
     bits & mask == mask
 }

@@ -2,6 +2,8 @@
 //!
 //! Products and sums are rounded apart, never fused, so that every processor writes the same file.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use half::{bf16, f16, slice::HalfFloatSliceExt as _};
 
 use crate::{
@@ -144,7 +146,7 @@ fn to_odd(value: f64) -> f32 {
     let back = f64::from(nearest);
     let bits = nearest.to_bits();
     let toward_zero = bits.wrapping_sub(u32::from(back.abs() > value.abs()));
-    let is_exact = back == value || value.is_nan();
+    let is_exact = back.to_bits() == value.to_bits() || value.is_nan();
     f32::from_bits(if is_exact { bits } else { toward_zero | 1 })
 }
 

@@ -76,17 +76,17 @@ pub fn merge<W: Write + Send>(
     let mut writer = Writer::new(output, specs, &reference.layout().metadata)?;
     let sources = tensors.iter().map(|tensor| Ok((tensor, source(candidates, coefficients, policies, tensor)?)));
     let (mut pieces, mut done) = (stream::pieces(sources), 0);
-    let mut written = Piece::default();
+    let (mut written, mut room) = (Piece::default(), Vec::new());
     loop {
         let next = pieces.next().transpose()?;
         let is_last = next.is_none();
-        let (made, result) = rayon::join(|| next.map(Piece::made), || written.write(&mut writer));
+        let (made, result) = rayon::join(|| next.map(|piece| piece.made(room)), || written.write(&mut writer));
         result?;
         for _ in 0..written.tensors_ended() {
             done += 1;
             on_tensor(done, tensors.len())?;
         }
-        written = made.unwrap_or_default();
+        room = std::mem::replace(&mut written, made.unwrap_or_default()).into_room();
         if is_last {
             return writer.finish();
         }

@@ -72,9 +72,10 @@ pub(super) struct Piece<'a> {
 }
 
 impl Piece<'_> {
-    /// With its bytes made.
-    pub(super) fn made(mut self) -> Self {
-        self.bytes = vec![0; self.parts.iter().map(|part| part.len).sum()];
+    /// With its bytes made, in memory that an earlier piece took.
+    pub(super) fn made(mut self, room: Vec<u8>) -> Self {
+        self.bytes = room;
+        self.bytes.resize(self.parts.iter().map(|part| part.len).sum(), 0);
         let mut tasks = Vec::new();
         let mut left = self.bytes.as_mut_slice();
         for part in &self.parts {
@@ -96,6 +97,11 @@ impl Piece<'_> {
             writer.write_part(&part.tensor.name, bytes)?;
         }
         Ok(())
+    }
+
+    /// The memory of its bytes, for another piece.
+    pub(super) fn into_room(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// Tensors whose last byte lies in this piece.

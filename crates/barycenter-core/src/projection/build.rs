@@ -1,11 +1,14 @@
 //! Building a projection in one pass over the candidates.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use std::collections::HashSet;
 
 use rayon::prelude::*;
 
 use super::{
-    GROUP, Projection, Tensor, codec,
+    GROUP, Projection, Tensor,
+    codec::{self, Scratch},
     kernels::{CHUNK, CHUNK_TILES},
     packing::code_bytes,
 };
@@ -13,6 +16,7 @@ use crate::{
     Error, Result,
     blocks::Blocks,
     checkpoint::CheckpointFile,
+    memory::zeros,
     processor::{Processor, for_processor},
 };
 
@@ -98,9 +102,9 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
     let mut tensor = Tensor {
         name: name.to_owned(),
         block,
-        centre: vec![0.0; elements],
+        centre: zeros(elements),
         scales: vec![0.0; if bits == 32 { 0 } else { tiles * n }],
-        codes: vec![0; tiles * n * code_bytes(bits)],
+        codes: zeros(tiles * n * code_bytes(bits)),
     };
     let squares = {
         // At 32 bits there are no scales: every chunk gets an empty part of them.
@@ -133,6 +137,8 @@ struct Part<'a> {
 struct Columns {
     rows: Vec<[f32; STRIP]>,
     sums: [f64; STRIP],
+    deviations: [f32; GROUP],
+    scratch: Scratch,
 }
 
 /// Fills one chunk of columns and returns the squared norms of the candidates' deviations in it.
@@ -146,7 +152,8 @@ fn build_chunk(
     let n = candidates.len();
     let (tiles, bytes) = (STRIP / GROUP, code_bytes(bits));
     let mut squares = vec![0.0; n];
-    let mut held = Columns { rows: vec![[0.0; STRIP]; n], sums: [0.0; STRIP] };
+    let mut held =
+        Columns { rows: vec![[0.0; STRIP]; n], sums: [0.0; STRIP], deviations: [0.0; GROUP], scratch: Scratch::new() };
     let mut scales = part.scales.chunks_mut(tiles * n);
     let strips = part.centre.chunks_mut(STRIP).zip(part.codes.chunks_mut(tiles * n * bytes));
     for (strip, (centre, codes)) in strips.enumerate() {
@@ -178,7 +185,7 @@ fn code_columns(processor: Processor, bits: u8, held: &mut Columns, part: &mut P
 /// Makes the centre of some columns, and of each candidate the codes, scales and squared norm of its deviation.
 #[inline(always)]
 fn code_strip<const BITS: usize>(held: &mut Columns, part: &mut Part<'_>, squares: &mut [f64]) {
-    let (n, columns) = (held.rows.len(), part.centre.len());
+    let n = held.rows.len();
     // Summed in f64: n equal f32 values give themselves back exactly, so that their deviations are exactly zero.
     held.sums.fill(0.0);
     for row in &held.rows {
@@ -191,20 +198,23 @@ fn code_strip<const BITS: usize>(held: &mut Columns, part: &mut Part<'_>, square
     }
     let bytes = 32 * BITS;
     for (tile, centre) in part.centre.chunks(GROUP).enumerate() {
+        let mut middle = [0.0; GROUP];
+        middle[..centre.len()].copy_from_slice(centre);
         for (i, (row, square)) in held.rows.iter().zip(&mut *squares).enumerate() {
-            let mut deviations = [0.0; GROUP];
-            for ((d, value), c) in deviations.iter_mut().zip(&row[tile * GROUP..]).zip(centre) {
+            let row = &row.as_chunks::<GROUP>().0[tile];
+            for ((d, value), c) in held.deviations.iter_mut().zip(row).zip(&middle) {
                 *d = value - c;
             }
+            held.deviations[centre.len()..].fill(0.0);
             let place = tile * n + i;
             let codes = &mut part.codes[place * bytes..(place + 1) * bytes];
             if BITS == 32 {
-                *square += codec::square(&deviations);
-                for (code, d) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&deviations[..centre.len()]) {
+                *square += codec::square(&held.deviations, &mut held.scratch);
+                for (code, d) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&held.deviations) {
                     *code = d.to_le_bytes();
                 }
             } else {
-                let coded = codec::code::<BITS>(&deviations, columns.min(GROUP * (tile + 1)) - GROUP * tile, codes);
+                let coded = codec::code::<BITS>(&held.deviations, centre.len(), &mut held.scratch, codes);
                 part.scales[place] = coded.scale;
                 *square += coded.square;
             }

@@ -3,6 +3,8 @@
 //! A level is `(k + ½) · Δ` with `k = −2^(b−1) … 2^(b−1) − 1`, stored as the unsigned code `k + 2^(b−1)`.
 //! Where the codes lie in their bytes stands in `packing`. Coding gives the same bits on every processor.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use super::packing;
 use crate::processor::{Processor, for_processor};
 
@@ -50,12 +52,21 @@ fn quantise_on(processor: Processor, deviations: &[f32], bits: u8, codes: &mut [
     let mut padded = [0.0; GROUP];
     padded[..deviations.len()].copy_from_slice(deviations);
     let len = deviations.len();
-    let group = &padded;
+    let (group, scratch) = (&padded, &mut Scratch::new());
+    macro_rules! on_processor {
+        ($body:path) => {
+            for_processor!(
+                processor,
+                $body,
+                (group: &Reconstruction, len: usize, scratch: &mut Scratch, codes: &mut [u8]) -> Coded
+            )
+        };
+    }
     let coded = match bits {
-        1 => for_processor!(processor, code::<1>, (group: &Reconstruction, len: usize, codes: &mut [u8]) -> Coded),
-        2 => for_processor!(processor, code::<2>, (group: &Reconstruction, len: usize, codes: &mut [u8]) -> Coded),
-        4 => for_processor!(processor, code::<4>, (group: &Reconstruction, len: usize, codes: &mut [u8]) -> Coded),
-        8 => for_processor!(processor, code::<8>, (group: &Reconstruction, len: usize, codes: &mut [u8]) -> Coded),
+        1 => on_processor!(code::<1>),
+        2 => on_processor!(code::<2>),
+        4 => on_processor!(code::<4>),
+        8 => on_processor!(code::<8>),
         other => unreachable!("{other} bits are refused before anything is coded"),
     };
     coded.scale
@@ -69,69 +80,88 @@ pub(super) struct Coded {
     pub(super) square: f64,
 }
 
-/// A group over the power of two below its largest value, so that squares stay in the range of f32.
-struct Normalised {
+/// Room for coding one group after the other.
+pub(super) struct Scratch {
+    /// The group over the power of two below its largest value, so that squares stay in the range of f32.
     values: Reconstruction,
-    /// What the values were divided by.
+    levels: Reconstruction,
+    codes: [[u32; GROUP]; 2],
+}
+
+impl Scratch {
+    pub(super) fn new() -> Self {
+        Self { values: [0.0; GROUP], levels: [0.0; GROUP], codes: [[0; GROUP]; 2] }
+    }
+}
+
+/// What a group was divided by, and the largest magnitude and squared length of what is left.
+struct Measure {
     unit: f64,
-    /// Largest magnitude and squared length of the values.
     largest: f32,
     square: f64,
 }
 
-impl Normalised {
+impl Measure {
+    /// Divides a group by the power of two below its largest value.
+    ///
     /// Nothing where every value is zero or too small to tell from it; NaN in `square` where one is not finite.
     #[inline(always)]
-    fn new(group: &Reconstruction) -> Option<Self> {
+    fn take(group: &Reconstruction, values: &mut Reconstruction) -> Option<Self> {
         let largest = group.iter().fold(0, |largest, d| ((d.to_bits() & 0x7fff_ffff) as i32).max(largest));
         let exponent = (largest >> 23) - 127;
         if exponent < -126 {
             return None;
         }
         if exponent > 127 {
-            return Some(Self { values: [0.0; GROUP], unit: 1.0, largest: 0.0, square: f64::NAN });
+            return Some(Self { unit: 1.0, largest: 0.0, square: f64::NAN });
         }
         let exponent = exponent.min(126);
         let factor = f32::from_bits(((127 - exponent) << 23) as u32);
-        let values = group.map(|d| d * factor);
-        let square = dot(&values, &values);
+        for (value, d) in values.iter_mut().zip(group) {
+            *value = d * factor;
+        }
         let unit = f64::from_bits(((1023 + exponent) as u64) << 52);
-        Some(Self { values, unit, largest: f32::from_bits(largest as u32) * factor, square })
+        Some(Self { unit, largest: f32::from_bits(largest as u32) * factor, square: dot(values, values) })
     }
 }
 
 /// Squared length of a group.
 #[inline(always)]
-pub(super) fn square(group: &Reconstruction) -> f64 {
-    Normalised::new(group).map_or(0.0, |group| group.square * group.unit * group.unit)
+pub(super) fn square(group: &Reconstruction, scratch: &mut Scratch) -> f64 {
+    Measure::take(group, &mut scratch.values).map_or(0.0, |measure| measure.square * measure.unit * measure.unit)
 }
 
 /// Codes the first `len` of a group's deviations; the others are zero.
 #[inline(always)]
-pub(super) fn code<const BITS: usize>(group: &Reconstruction, len: usize, codes: &mut [u8]) -> Coded {
-    codes.fill(0);
-    let Some(group) = Normalised::new(group) else { return Coded { scale: 0.0, square: 0.0 } };
-    let square = group.square * group.unit * group.unit;
-    if square.is_nan() {
-        return Coded { scale: f32::NAN, square };
+pub(super) fn code<const BITS: usize>(
+    group: &Reconstruction,
+    len: usize,
+    scratch: &mut Scratch,
+    codes: &mut [u8],
+) -> Coded {
+    let Scratch { values, levels, codes: [first, second] } = scratch;
+    let Some(measure) = Measure::take(group, values) else {
+        codes.fill(0);
+        return Coded { scale: 0.0, square: 0.0 };
+    };
+    let square = measure.square * measure.unit * measure.unit;
+    let gaussian = gaussian_step(BITS) * (measure.square / len as f64).sqrt();
+    if square.is_nan() || gaussian * measure.unit < SMALLEST_STEP {
+        codes.fill(0);
+        return Coded { scale: if square.is_nan() { f32::NAN } else { 0.0 }, square };
     }
-    let gaussian = gaussian_step(BITS) * (group.square / len as f64).sqrt();
-    if gaussian * group.unit < SMALLEST_STEP {
-        return Coded { scale: 0.0, square };
-    }
-    let covering = f64::from(group.largest) / f64::from(1_u32 << (BITS - 1));
-    let (mut first, mut second) = ([0; GROUP], [0; GROUP]);
-    let mut best = attempt::<BITS>(&group.values, len, gaussian, &mut first);
-    let mut best_codes = &mut first;
+    let covering = f64::from(measure.largest) / f64::from(1_u32 << (BITS - 1));
+    let mut best = attempt::<BITS>((values, len), gaussian, levels, first);
+    let mut best_codes = first;
     if BITS > 1 && covering > gaussian {
-        let other = attempt::<BITS>(&group.values, len, covering, &mut second);
+        let other = attempt::<BITS>((values, len), covering, levels, second);
         if other.explained > best.explained {
-            (best, best_codes) = (other, &mut second);
+            (best, best_codes) = (other, second);
         }
     }
     best_codes[len..].fill(0);
     packing::pack::<BITS>(best_codes, codes);
-    Coded { scale: (best.scale * group.unit) as f32, square }
+    Coded { scale: (best.scale * measure.unit) as f32, square }
 }
 
 /// A group coded with one starting step.
@@ -143,11 +173,15 @@ struct Attempt {
 
 /// Codes the values with this step; those after `len` are zero and get any code.
 #[inline(always)]
-fn attempt<const BITS: usize>(values: &Reconstruction, len: usize, step: f64, codes: &mut [u32; GROUP]) -> Attempt {
+fn attempt<const BITS: usize>(
+    (values, len): (&Reconstruction, usize),
+    step: f64,
+    levels: &mut Reconstruction,
+    codes: &mut [u32; GROUP],
+) -> Attempt {
     let half_levels = (1_u32 << (BITS - 1)) as f32;
     let inverse = (1.0 / step) as f32;
-    let mut levels = [0.0; GROUP];
-    for ((code, level), d) in codes.iter_mut().zip(&mut levels).zip(values) {
+    for ((code, level), d) in codes.iter_mut().zip(&mut *levels).zip(values) {
         // Truncation of a number that is not negative is its floor, and needs no call where `floor` would.
         let place = (d * inverse + half_levels).max(0.0).min(2.0 * half_levels - 1.0);
         #[expect(unsafe_code, reason = "the checked conversion costs three operations more")]
@@ -157,8 +191,8 @@ fn attempt<const BITS: usize>(values: &Reconstruction, len: usize, step: f64, co
         *level = whole as f32 + (0.5 - half_levels);
     }
     // Squares of levels are whole quarters and their sum below 2^24 of them: exact. Zeros after `len` are level ½.
-    let length = dot(&levels, &levels) - 0.25 * (GROUP - len) as f64;
-    let product = dot(&levels, values);
+    let length = dot(levels, levels) - 0.25 * (GROUP - len) as f64;
+    let product = dot(levels, values);
     // Least squares: the Δ that minimises Σ (d − Δ·level)² for these codes.
     Attempt { scale: product / length, explained: product * product / length }
 }
@@ -172,7 +206,20 @@ fn dot(a: &Reconstruction, b: &Reconstruction) -> f64 {
             lanes[lane] += a[lane] * b[lane];
         }
     }
-    lanes.iter().map(|lane| f64::from(*lane)).sum()
+    total(&lanes)
+}
+
+/// Sum of the lanes. Apart from [`dot`] on purpose: seen together, the compiler arranges the loop for the few additions
+/// here, at a third of its speed.
+#[inline(never)]
+fn total(lanes: &[f32; LANES]) -> f64 {
+    let mut sums = [0.0; 4];
+    for lanes in lanes.as_chunks::<4>().0 {
+        for (sum, lane) in sums.iter_mut().zip(lanes) {
+            *sum += f64::from(*lane);
+        }
+    }
+    (sums[0] + sums[2]) + (sums[1] + sums[3])
 }
 
 /// Decodes a group that [`quantise`] made.

@@ -4,6 +4,8 @@
 //! elements slot by slot: slot `s` of word `w`, its bits `s·b …`, is the code of element `s · run_words + w` of the run.
 //! One mask therefore picks a whole register of neighbouring elements, and a byte of a word always holds the same slots.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use super::GROUP;
 
 /// Words of 32 bits in a run; 16 of them are a register of AVX-512. A group of 1 bit has only 8.
@@ -24,12 +26,22 @@ pub(super) const fn code_bytes(bits: u8) -> usize {
 /// Packs the codes of a group; `into` holds 32 · `BITS` bytes.
 #[inline(always)]
 pub(super) fn pack<const BITS: usize>(codes: &[u32; GROUP], into: &mut [u8]) {
-    let (run, slots) = (run_words(BITS), slots(BITS));
-    for (codes, into) in codes.chunks_exact(run * slots).zip(into.chunks_exact_mut(4 * run)) {
-        let mut words = [0; 16];
-        for (slot, codes) in codes.chunks_exact(run).enumerate() {
+    if BITS == 1 {
+        pack_runs::<BITS, 8>(codes, into);
+    } else {
+        pack_runs::<BITS, 16>(codes, into);
+    }
+}
+
+/// As [`pack`], in runs of `RUN` words; a register's worth of them is shifted at once.
+#[inline(always)]
+fn pack_runs<const BITS: usize, const RUN: usize>(codes: &[u32; GROUP], into: &mut [u8]) {
+    let codes = codes.as_chunks::<RUN>().0.chunks_exact(slots(BITS));
+    for (codes, into) in codes.zip(into.chunks_exact_mut(4 * RUN)) {
+        let mut words = [0; RUN];
+        for codes in codes.iter().rev() {
             for (word, code) in words.iter_mut().zip(codes) {
-                *word |= code << (slot * BITS);
+                *word = *word << BITS | code;
             }
         }
         for (bytes, word) in into.as_chunks_mut::<4>().0.iter_mut().zip(words) {

@@ -31,7 +31,10 @@ pub(super) fn reconstruct<const BITS: usize, const BYTES: usize>(packed: &Packed
         |codes, factors, offsets, into| combine::<BITS, BYTES>(codes, (factors, offsets), into),
         |sums, centre, weights, stream| store(sums, centre, weights, stream),
     );
-    _mm_sfence();
+    if target.stream {
+        // Stores past the caches are seen by other threads after this.
+        _mm_sfence();
+    }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -198,7 +201,7 @@ fn combine_slots<const BITS: usize, const BYTES: usize, const FIRST: usize, cons
             *sum = _mm256_fmadd_ps(offset, _mm256_set1_ps(place), *sum);
         }
         for (factor, candidate) in factors.iter().zip(candidates) {
-            if FIRST == 0 && (BITS == 1 || vector % 2 == 0) {
+            if FIRST == 0 && (BITS == 1 || vector.is_multiple_of(2)) {
                 prefetch(candidate, 32 * vector, codes.len());
             }
             let factor = _mm256_set1_ps(*factor);
@@ -226,7 +229,7 @@ fn combine_slots<const BITS: usize, const BYTES: usize, const FIRST: usize, cons
 /// `weights = centre + sums`, past the caches where `stream` says so and the weights are aligned.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn store(sums: &[f32; GROUP], centre: &[f32; GROUP], weights: &mut [f32; GROUP], stream: bool) {
+pub(super) fn store(sums: &[f32; GROUP], centre: &[f32; GROUP], weights: &mut [f32; GROUP], stream: bool) {
     let stream = stream && weights.as_ptr().addr().is_multiple_of(16);
     let pieces = sums.as_chunks::<8>().0.iter().zip(centre.as_chunks::<8>().0);
     for ((sums, centre), weights) in pieces.zip(weights.as_chunks_mut::<8>().0) {

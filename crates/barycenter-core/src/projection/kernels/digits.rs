@@ -4,6 +4,8 @@
 //! Sums of whole numbers do not depend on their order, so every processor and every number of threads gets the same bits.
 //! Each number is three signed bytes, its digits to base 256: processors multiply bytes fastest.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use super::super::{GROUP, packing};
 
 /// Digits of a whole number.

@@ -1,5 +1,7 @@
 //! The two passes over f32 deviations (32 bits).
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use super::{Packed, Target, padded};
 use crate::projection::GROUP;
 

@@ -4,8 +4,12 @@
 //! `project` sums whole numbers and gives the same bits everywhere, `reconstruct` gives the same bits on every processor
 //! with fused multiplication, and rounds once more where there is none.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod digits;
 mod float;
 mod portable;
@@ -129,13 +133,16 @@ struct Target<'a> {
 fn project_chunk(processor: Processor, packed: &Packed<'_>, gradient: &[f32]) -> Vec<f64> {
     #[cfg(target_arch = "x86_64")]
     if processor != Processor::Portable && packed.bits != 32 {
-        #[expect(unsafe_code, reason = "functions compiled for AVX2")]
+        #[expect(unsafe_code, reason = "functions compiled for AVX2 or AVX-512")]
         // SAFETY: a `Processor` other than the portable one exists only where it was detected.
         return unsafe {
-            match packed.bits {
-                1 => avx2::project::<1, 32>(packed, gradient),
-                2 => avx2::project::<2, 64>(packed, gradient),
-                4 => avx2::project::<4, 128>(packed, gradient),
+            match (packed.bits, processor) {
+                (2, Processor::Avx512) => avx512::project::<2, 64>(packed, gradient),
+                (4, Processor::Avx512) => avx512::project::<4, 128>(packed, gradient),
+                (8, Processor::Avx512) => avx512::project::<8, 256>(packed, gradient),
+                (1, _) => avx2::project::<1, 32>(packed, gradient),
+                (2, _) => avx2::project::<2, 64>(packed, gradient),
+                (4, _) => avx2::project::<4, 128>(packed, gradient),
                 _ => avx2::project::<8, 256>(packed, gradient),
             }
         };
@@ -189,13 +196,16 @@ fn padded(columns: &[f32]) -> [f32; GROUP] {
 fn reconstruct_chunk(processor: Processor, packed: &Packed<'_>, target: &mut Target<'_>) {
     #[cfg(target_arch = "x86_64")]
     if processor != Processor::Portable && packed.bits != 32 {
-        #[expect(unsafe_code, reason = "functions compiled for AVX2")]
+        #[expect(unsafe_code, reason = "functions compiled for AVX2 or AVX-512")]
         // SAFETY: a `Processor` other than the portable one exists only where it was detected.
         return unsafe {
-            match packed.bits {
-                1 => avx2::reconstruct::<1, 32>(packed, target),
-                2 => avx2::reconstruct::<2, 64>(packed, target),
-                4 => avx2::reconstruct::<4, 128>(packed, target),
+            match (packed.bits, processor) {
+                (2, Processor::Avx512) => avx512::reconstruct::<2, 64>(packed, target),
+                (4, Processor::Avx512) => avx512::reconstruct::<4, 128>(packed, target),
+                (8, Processor::Avx512) => avx512::reconstruct::<8, 256>(packed, target),
+                (1, _) => avx2::reconstruct::<1, 32>(packed, target),
+                (2, _) => avx2::reconstruct::<2, 64>(packed, target),
+                (4, _) => avx2::reconstruct::<4, 128>(packed, target),
                 _ => avx2::reconstruct::<8, 256>(packed, target),
             }
         };

@@ -1,5 +1,7 @@
 //! The kernels in plain code, for processors that have none of their own.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use super::{
     super::{GROUP, packing},
     digits::Digits,

@@ -24,8 +24,12 @@ impl Random {
 
 /// A projection of two tensors, one longer than a chunk, both with a short last tile.
 fn projection(n: usize, bits: u8, random: &mut Random) -> Projection {
+    projection_of([CHUNK + 300, 700], n, bits, random)
+}
+
+fn projection_of(sizes: [usize; 2], n: usize, bits: u8, random: &mut Random) -> Projection {
     let mut tensors = Vec::new();
-    for (block, elements) in [(0, CHUNK + 300), (1, 700)] {
+    for (block, elements) in sizes.into_iter().enumerate() {
         let tiles = elements.div_ceil(GROUP);
         let mut tensor = Tensor {
             name: block.to_string(),
@@ -163,6 +167,30 @@ fn reconstructing_agrees_with_plain_arithmetic_on_every_processor() {
             }
         }
     });
+}
+
+#[test]
+fn a_few_tiles_are_the_same_on_every_processor() {
+    let mut random = Random(4);
+    for bits in [1, 2, 4, 8] {
+        let projection = projection_of([300, 256], 5, bits, &mut random);
+        let gradient = gradient(&projection, &mut random);
+        let x: Vec<f64> = (0..10).map(|_| f64::from(random.number())).collect();
+        let both = |processor| {
+            let mut weights: Vec<Vec<f32>> = gradient.iter().map(|tensor| vec![0.0; tensor.len()]).collect();
+            projection.reconstruct_on(processor, &x, &mut weights);
+            (projection.project_on(processor, &gradient), weights)
+        };
+        let (products, weights) = both(Processor::Portable);
+        let fused = both(Processor::detected()).1;
+        for processor in Processor::available() {
+            let (other_products, other_weights) = both(processor);
+            assert_eq!(other_products, products, "{processor:?}, {bits} bits");
+            let pairs = other_weights.iter().flatten().zip(weights.iter().flatten());
+            assert!(largest(pairs.map(|(a, b)| f64::from(a - b))) < 1e-6, "{processor:?}, {bits} bits");
+            assert!(processor == Processor::Portable || other_weights == fused, "{processor:?}, {bits} bits");
+        }
+    }
 }
 
 #[test]
