@@ -10,10 +10,12 @@ pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod fit;
+mod memory;
 pub mod merge;
 pub mod network;
 pub mod objective;
 pub mod ops;
+mod processor;
 pub mod projection;
 
 pub use error::{Error, Result};

@@ -13,7 +13,12 @@ use crate::{
 impl Averaging<'_> {
     /// Merges the candidates with the outcome's coefficients, tensor by tensor; the running statistics are those the
     /// outcome was evaluated with, everything else is copied from the reference candidate, the last one. Tied tensors stay tied.
-    pub fn materialise(&self, outcome: &Outcome, output: impl Write, progress: &mut dyn Progress) -> Result<Written> {
+    pub fn materialise(
+        &self,
+        outcome: &Outcome,
+        output: impl Write + Send,
+        progress: &mut dyn Progress,
+    ) -> Result<Written> {
         let reference = &self.candidates[self.candidates.len() - 1];
         let mut policies = policies(reference, &self.averaged, &self.blocks)?;
         for tensor in self.network.tensors() {

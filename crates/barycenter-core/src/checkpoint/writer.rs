@@ -46,6 +46,8 @@ pub struct Writer<W: Write> {
     output: W,
     tensors: Vec<TensorSpec>,
     next: usize,
+    /// Bytes of the next tensor that are written.
+    filled: u64,
     size_bytes: u64,
     hasher: blake3::Hasher,
 }
@@ -57,7 +59,7 @@ impl<W: Write> Writer<W> {
     /// [`Error::Input`] where a name is used twice or reserved, [`Error::Io`] where the output refuses.
     pub fn new(output: W, tensors: Vec<TensorSpec>, metadata: &BTreeMap<String, String>) -> Result<Self> {
         let header = header(&tensors, metadata)?;
-        let mut writer = Self { output, tensors, next: 0, size_bytes: 0, hasher: blake3::Hasher::new() };
+        let mut writer = Self { output, tensors, next: 0, filled: 0, size_bytes: 0, hasher: blake3::Hasher::new() };
         writer.put(&(header.len() as u64).to_le_bytes())?;
         writer.put(&header)?;
         Ok(writer)
@@ -69,10 +71,8 @@ impl<W: Write> Writer<W> {
     /// [`Error::Input`] where `name` is not the next tensor or `bytes` has not its size, [`Error::Io`] where the output
     /// refuses.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let Some(tensor) = self.tensors.get(self.next).filter(|tensor| tensor.name == name) else {
-            return Err(Error::input(format!("tensor `{}` is written out of order", shown(name))));
-        };
-        if tensor.size_bytes() != bytes.len() as u64 {
+        let tensor = self.next_tensor(name)?;
+        if self.filled > 0 || tensor.size_bytes() != bytes.len() as u64 {
             let (wanted, held, name) = (tensor.size_bytes(), bytes.len(), shown(name));
             return Err(Error::input(format!("tensor `{name}` needs {wanted} bytes, {held} were given")));
         }
@@ -92,11 +92,42 @@ impl<W: Write> Writer<W> {
         Ok(Written { size_bytes: self.size_bytes, digest_blake3: self.hasher.finalize().to_hex().to_string() })
     }
 
+    fn next_tensor(&self, name: &str) -> Result<&TensorSpec> {
+        let next = self.tensors.get(self.next).filter(|tensor| tensor.name == name);
+        next.ok_or_else(|| Error::input(format!("tensor `{}` is written out of order", shown(name))))
+    }
+
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.output.write_all(bytes).map_err(|e| Error::io("output", e))?;
         self.hasher.update(bytes);
         self.size_bytes += bytes.len() as u64;
         Ok(())
+    }
+}
+
+/// Parts below this are hashed and written one after the other: sharing them out would cost more.
+const SHARED: usize = 1 << 16;
+
+impl<W: Write + Send> Writer<W> {
+    /// Writes the next bytes of the next tensor, hashing them on another thread meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where `name` is not the next tensor or has fewer bytes left, [`Error::Io`] where the output refuses.
+    pub fn write_part(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let wanted = self.next_tensor(name)?.size_bytes();
+        let filled = self.filled + bytes.len() as u64;
+        if filled > wanted {
+            let name = shown(name);
+            return Err(Error::input(format!("tensor `{name}` needs {wanted} bytes, {filled} were given")));
+        }
+        (self.next, self.filled) = if filled == wanted { (self.next + 1, 0) } else { (self.next, filled) };
+        if bytes.len() < SHARED {
+            return self.put(bytes);
+        }
+        let (output, hasher) = (&mut self.output, &mut self.hasher);
+        let (written, _) = rayon::join(|| output.write_all(bytes), || hasher.update(bytes));
+        self.size_bytes += bytes.len() as u64;
+        written.map_err(|e| Error::io("output", e))
     }
 }
 

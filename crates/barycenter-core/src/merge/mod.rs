@@ -3,23 +3,18 @@
 //! Sums are made in f64 and rounded once to the stored type. n copies of one checkpoint therefore give it back bit for bit,
 //! whatever its type, as long as the coefficients sum to 1.
 
+mod kernels;
+mod stream;
 pub mod weights;
 
 use std::{collections::BTreeMap, io::Write};
 
-use rayon::prelude::*;
-
+use self::stream::{Piece, Source};
 use crate::{
     Error, Result,
     blocks::Blocks,
-    checkpoint::{
-        CheckpointFile, Dtype, TensorLayout, TensorSpec, Writer, Written,
-        numbers::{decode_f64, encode_f64},
-    },
+    checkpoint::{CheckpointFile, TensorLayout, TensorSpec, Writer, Written, numbers::encode_f64},
 };
-
-/// Elements of one task.
-const CHUNK: usize = 1 << 14;
 
 /// What becomes of one tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,13 +50,13 @@ pub fn policies(reference: &CheckpointFile, averaged: &[String], blocks: &Blocks
 /// Merges checked candidates into one file with the layout, types and metadata of the last.
 ///
 /// `coefficients` is candidate-major, (n, L): one weight a candidate where L is 1. `policies` says what becomes of each
-/// tensor. `on_tensor` is called with (tensors done, tensors in all) and may end the merge with an error. One tensor is held
-/// in memory at most.
+/// tensor. `on_tensor` is called with (tensors done, tensors in all) and may end the merge with an error. The output is
+/// made and written in pieces, one being written while all threads make the next; two pieces are held, 8 MB together.
 ///
 /// # Errors
 /// [`Error::Input`] where there is no candidate, the coefficients do not fit, a tensor has no policy or cannot be averaged;
 /// [`Error::Io`] where the output refuses; what `on_tensor` returns.
-pub fn merge<W: Write>(
+pub fn merge<W: Write + Send>(
     candidates: &[CheckpointFile],
     coefficients: &[f64],
     policies: &BTreeMap<String, Policy>,
@@ -79,20 +74,40 @@ pub fn merge<W: Write>(
     let tensors = &reference.layout().tensors;
     let specs = tensors.iter().map(TensorSpec::from).collect();
     let mut writer = Writer::new(output, specs, &reference.layout().metadata)?;
-    for (done, tensor) in tensors.iter().enumerate() {
-        let name = &tensor.name;
-        let policy = policies.get(name).ok_or_else(|| Error::input(format!("tensor `{name}` has no policy")))?;
-        match policy {
-            Policy::Copy => writer.write(name, reference.bytes(name)?)?,
-            Policy::Provided(values) => writer.write(name, &rounded(tensor, values)?)?,
-            Policy::Weighted(weights) => writer.write(name, &averaged(candidates, tensor, weights)?)?,
-            Policy::Average { block } => {
-                writer.write(name, &averaged(candidates, tensor, &column(coefficients, candidates.len(), *block)?)?)?;
-            }
+    let sources = tensors.iter().map(|tensor| Ok((tensor, source(candidates, coefficients, policies, tensor)?)));
+    let (mut pieces, mut done) = (stream::pieces(sources), 0);
+    let (mut written, mut room) = (Piece::default(), Vec::new());
+    loop {
+        let next = pieces.next().transpose()?;
+        let is_last = next.is_none();
+        let (made, result) = rayon::join(|| next.map(|piece| piece.made(room)), || written.write(&mut writer));
+        result?;
+        for _ in 0..written.tensors_ended() {
+            done += 1;
+            on_tensor(done, tensors.len())?;
         }
-        on_tensor(done + 1, tensors.len())?;
+        room = std::mem::replace(&mut written, made.unwrap_or_default()).into_room();
+        if is_last {
+            return writer.finish();
+        }
     }
-    writer.finish()
+}
+
+/// Where the output's bytes of a tensor come from.
+fn source<'a>(
+    candidates: &'a [CheckpointFile],
+    coefficients: &[f64],
+    policies: &BTreeMap<String, Policy>,
+    tensor: &TensorLayout,
+) -> Result<Source<'a>> {
+    let name = &tensor.name;
+    let weights = match policies.get(name).ok_or_else(|| Error::input(format!("tensor `{name}` has no policy")))? {
+        Policy::Copy => return Ok(Source::Stored(candidates[candidates.len() - 1].bytes(name)?)),
+        Policy::Provided(values) => return Ok(Source::Given(rounded(tensor, values)?)),
+        Policy::Weighted(weights) => weights.clone(),
+        Policy::Average { block } => column(coefficients, candidates.len(), *block)?,
+    };
+    Ok(Source::Average { dtype: tensor.dtype, rows: rows(candidates, tensor, &weights)?, weights })
 }
 
 fn column(coefficients: &[f64], n: usize, block: usize) -> Result<Vec<f64>> {
@@ -122,53 +137,19 @@ fn check(tensor: &TensorLayout) -> Result<()> {
     Err(Error::input(format!("tensor `{name}` is {dtype}; only floating-point tensors are averaged")))
 }
 
-fn averaged(candidates: &[CheckpointFile], tensor: &TensorLayout, weights: &[f64]) -> Result<Vec<u8>> {
+/// The rows of a tensor that is averaged, as stored, one a candidate.
+fn rows<'a>(candidates: &'a [CheckpointFile], tensor: &TensorLayout, weights: &[f64]) -> Result<Vec<&'a [u8]>> {
     check(tensor)?;
     if weights.len() != candidates.len() {
         let (n, held) = (candidates.len(), weights.len());
         return Err(Error::input(format!("{held} weights do not fit {n} candidates")));
     }
-    let (dtype, size) = (tensor.dtype, tensor.dtype.size());
-    let mut rows = Vec::with_capacity(candidates.len());
-    for candidate in candidates {
+    let row = |candidate: &'a CheckpointFile| {
         let other = candidate.tensor(&tensor.name)?;
-        if (other.dtype, &other.shape) != (dtype, &tensor.shape) {
+        if (other.dtype, &other.shape) != (tensor.dtype, &tensor.shape) {
             return Err(Error::input(format!("tensor `{}` is not the same in every candidate", tensor.name)));
         }
-        rows.push(candidate.bytes(&tensor.name)?);
-    }
-    let mut output = vec![0; tensor.elements() * size];
-    output.par_chunks_mut(CHUNK * size).enumerate().for_each(|(chunk, output)| {
-        let start = chunk * CHUNK * size;
-        let parts: Vec<&[u8]> = rows.iter().map(|row| &row[start..start + output.len()]).collect();
-        average_chunk(dtype, &parts, weights, output);
-    });
-    Ok(output)
-}
-
-fn average_chunk(dtype: Dtype, rows: &[&[u8]], weights: &[f64], output: &mut [u8]) {
-    let elements = output.len() / dtype.size();
-    // Starting at -0, the sum of zeros of one sign keeps it.
-    let (mut sums, mut values) = (vec![-0.0; elements], vec![0.0; elements]);
-    for (row, weight) in rows.iter().zip(weights) {
-        decode_f64(dtype, row, &mut values);
-        for (sum, value) in sums.iter_mut().zip(&values) {
-            *sum += weight * value;
-        }
-    }
-    // Narrower types are exact through the rounding of the f64 sum. An f64 has no wider sum to round from.
-    if dtype == Dtype::F64 && (weights.iter().sum::<f64>() - 1.0).abs() < 1e-9 {
-        keep_equal_elements(rows, &mut sums);
-    }
-    encode_f64(dtype, &sums, output);
-}
-
-/// Puts the common value where all candidates have the same.
-fn keep_equal_elements(rows: &[&[u8]], sums: &mut [f64]) {
-    let Some((first, others)) = rows.split_first() else { return };
-    for (element, (sum, bytes)) in sums.iter_mut().zip(first.as_chunks::<8>().0).enumerate() {
-        if others.iter().all(|row| &row[element * 8..element * 8 + 8] == bytes) {
-            *sum = f64::from_le_bytes(*bytes);
-        }
-    }
+        candidate.bytes(&tensor.name)
+    };
+    candidates.iter().map(row).collect()
 }

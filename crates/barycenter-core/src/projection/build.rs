@@ -1,22 +1,34 @@
 //! Building a projection in one pass over the candidates.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use std::collections::HashSet;
 
 use rayon::prelude::*;
 
 use super::{
     GROUP, Projection, Tensor,
-    codec::{dot, quantise},
-    kernels::{CHUNK, CHUNK_TILES, code_bytes},
+    codec::{self, Scratch},
+    kernels::{CHUNK, CHUNK_TILES},
+    packing::code_bytes,
 };
-use crate::{Error, Result, blocks::Blocks, checkpoint::CheckpointFile};
+use crate::{
+    Error, Result,
+    blocks::Blocks,
+    checkpoint::CheckpointFile,
+    memory::zeros,
+    processor::{Processor, for_processor},
+};
+
+/// Columns that are held at a time.
+const STRIP: usize = 4 * GROUP;
 
 impl Projection {
     /// Builds the projection of checked candidates (`checkpoint::check_candidates`), reading every byte once.
     ///
     /// `averaged` names the tensors in order, the order of `blocks`; `bits` is 1, 2, 4, 8 or 32. `on_tensor` is called
     /// with (tensors done, tensors in all) after each tensor and may end the building with an error. Each thread holds
-    /// 16384 columns of all candidates; nothing else is held besides the result.
+    /// 1024 columns of all candidates; nothing else is held besides the result.
     ///
     /// # Errors
     /// [`Error::Input`] where `bits` is none of those, `blocks` speaks of other tensors, fewer than two candidates are
@@ -90,9 +102,9 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
     let mut tensor = Tensor {
         name: name.to_owned(),
         block,
-        centre: vec![0.0; elements],
+        centre: zeros(elements),
         scales: vec![0.0; if bits == 32 { 0 } else { tiles * n }],
-        codes: vec![0; tiles * n * code_bytes(bits)],
+        codes: zeros(tiles * n * code_bytes(bits)),
     };
     let squares = {
         // At 32 bits there are no scales: every chunk gets an empty part of them.
@@ -121,6 +133,14 @@ struct Part<'a> {
     scales: &'a mut [f32],
 }
 
+/// What one task holds: as many columns of all candidates as stay in the near caches, and their sums.
+struct Columns {
+    rows: Vec<[f32; STRIP]>,
+    sums: [f64; STRIP],
+    deviations: [f32; GROUP],
+    scratch: Scratch,
+}
+
 /// Fills one chunk of columns and returns the squared norms of the candidates' deviations in it.
 fn build_chunk(
     candidates: &[CheckpointFile],
@@ -129,41 +149,75 @@ fn build_chunk(
     bits: u8,
     part: &mut Part<'_>,
 ) -> Result<Vec<f64>> {
-    let (n, columns) = (candidates.len(), part.centre.len());
-    let mut values = vec![0f32; n * columns];
-    for (candidate, row) in candidates.iter().zip(values.chunks_exact_mut(columns)) {
-        candidate.fill_f32(name, chunk * CHUNK, row)?;
+    let n = candidates.len();
+    let (tiles, bytes) = (STRIP / GROUP, code_bytes(bits));
+    let mut squares = vec![0.0; n];
+    let mut held =
+        Columns { rows: vec![[0.0; STRIP]; n], sums: [0.0; STRIP], deviations: [0.0; GROUP], scratch: Scratch::new() };
+    let mut scales = part.scales.chunks_mut(tiles * n);
+    let strips = part.centre.chunks_mut(STRIP).zip(part.codes.chunks_mut(tiles * n * bytes));
+    for (strip, (centre, codes)) in strips.enumerate() {
+        for (candidate, row) in candidates.iter().zip(&mut held.rows) {
+            candidate.fill_f32(name, chunk * CHUNK + strip * STRIP, &mut row[..centre.len()])?;
+        }
+        let mut strip = Part { centre, codes, scales: scales.next().unwrap_or_default() };
+        let (held, strip, squares) = (&mut held, &mut strip, &mut squares[..]);
+        code_columns(Processor::detected(), bits, held, strip, squares);
     }
+    Ok(squares)
+}
+
+fn code_columns(processor: Processor, bits: u8, held: &mut Columns, part: &mut Part<'_>, squares: &mut [f64]) {
+    macro_rules! on_processor {
+        ($body:path) => {
+            for_processor!(processor, $body, (held: &mut Columns, part: &mut Part<'_>, squares: &mut [f64]))
+        };
+    }
+    match bits {
+        1 => on_processor!(code_strip::<1>),
+        2 => on_processor!(code_strip::<2>),
+        4 => on_processor!(code_strip::<4>),
+        8 => on_processor!(code_strip::<8>),
+        _ => on_processor!(code_strip::<32>),
+    }
+}
+
+/// Makes the centre of some columns, and of each candidate the codes, scales and squared norm of its deviation.
+#[inline(always)]
+fn code_strip<const BITS: usize>(held: &mut Columns, part: &mut Part<'_>, squares: &mut [f64]) {
+    let n = held.rows.len();
     // Summed in f64: n equal f32 values give themselves back exactly, so that their deviations are exactly zero.
-    let mut sums = vec![0f64; columns];
-    for row in values.chunks_exact(columns) {
-        for (sum, value) in sums.iter_mut().zip(row) {
+    held.sums.fill(0.0);
+    for row in &held.rows {
+        for (sum, value) in held.sums.iter_mut().zip(row) {
             *sum += f64::from(*value);
         }
     }
-    for (c, sum) in part.centre.iter_mut().zip(&sums) {
+    for (c, sum) in part.centre.iter_mut().zip(&held.sums) {
         *c = (sum / n as f64) as f32;
     }
-    let bytes = code_bytes(bits);
-    let mut squares = vec![0.0; n];
-    for (i, row) in values.chunks_exact_mut(columns).enumerate() {
-        for (value, c) in row.iter_mut().zip(part.centre.iter()) {
-            *value -= c;
-        }
-        for (tile, group) in row.chunks(GROUP).enumerate() {
-            let mut padded = [0.0; GROUP];
-            padded[..group.len()].copy_from_slice(group);
-            squares[i] += dot(&padded, &padded);
+    let bytes = 32 * BITS;
+    for (tile, centre) in part.centre.chunks(GROUP).enumerate() {
+        let mut middle = [0.0; GROUP];
+        middle[..centre.len()].copy_from_slice(centre);
+        for (i, (row, square)) in held.rows.iter().zip(&mut *squares).enumerate() {
+            let row = &row.as_chunks::<GROUP>().0[tile];
+            for ((d, value), c) in held.deviations.iter_mut().zip(row).zip(&middle) {
+                *d = value - c;
+            }
+            held.deviations[centre.len()..].fill(0.0);
             let place = tile * n + i;
             let codes = &mut part.codes[place * bytes..(place + 1) * bytes];
-            if bits == 32 {
-                for (code, d) in codes.as_chunks_mut::<4>().0.iter_mut().zip(group) {
+            if BITS == 32 {
+                *square += codec::square(&held.deviations, &mut held.scratch);
+                for (code, d) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&held.deviations) {
                     *code = d.to_le_bytes();
                 }
             } else {
-                part.scales[place] = quantise(group, bits, codes);
+                let coded = codec::code::<BITS>(&held.deviations, centre.len(), &mut held.scratch, codes);
+                part.scales[place] = coded.scale;
+                *square += coded.square;
             }
         }
     }
-    Ok(squares)
 }

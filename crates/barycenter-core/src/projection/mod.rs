@@ -12,6 +12,7 @@ mod build;
 mod codec;
 mod coefficients;
 mod kernels;
+mod packing;
 mod store;
 
 pub use codec::{CODEC_VERSION, GROUP, Reconstruction, quantise, unpack};
@@ -84,7 +85,7 @@ impl Projection {
     /// `sizes` are the elements of the averaged tensors. The norms, 8 · n · L bytes, come on top.
     /// A step of a fit adds two f32 vectors of that many elements: weights and gradient.
     pub fn memory_bytes(n: usize, sizes: &[usize], bits: u8) -> u64 {
-        let tile = n as u64 * (kernels::code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 });
+        let tile = n as u64 * (packing::code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 });
         sizes.iter().map(|size| size.div_ceil(GROUP) as u64 * tile + 4 * *size as u64).sum()
     }
 

@@ -18,8 +18,8 @@ use std::{
     path::Path,
 };
 
-use super::{CODEC_VERSION, GROUP, Projection, Tensor, build::check_bits, kernels::code_bytes};
-use crate::{Error, Result, blocks::Granularity};
+use super::{CODEC_VERSION, GROUP, Projection, Tensor, build::check_bits, packing::code_bytes};
+use crate::{Error, Result, blocks::Granularity, memory::zeros};
 
 const MAGIC: &[u8; 8] = b"BARYPROJ";
 
@@ -119,7 +119,7 @@ impl Projection {
             let tiles = elements.div_ceil(GROUP) * projection.n;
             tensor.centre = read_f32(&mut source, elements)?;
             tensor.scales = read_f32(&mut source, if projection.bits == 32 { 0 } else { tiles })?;
-            tensor.codes = vec![0; tiles * code_bytes(projection.bits)];
+            tensor.codes = zeros(tiles * code_bytes(projection.bits));
             source.read_exact(&mut tensor.codes)?;
         }
         let computed = source.hasher.finalize();

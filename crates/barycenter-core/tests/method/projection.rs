@@ -266,10 +266,12 @@ fn at_eight_bits_one_large_value_in_a_group_is_not_cut_off() {
 
 /// Every code of a group, in order, so that packing is undone by unpacking: level `k + ½` at Δ = 1 gives `k` back.
 fn packed_by_hand(codes: &[u8], bits: u8) -> Vec<u8> {
-    let bytes = 32 * usize::from(bits);
-    let mut packed = vec![0; bytes];
+    let (bits, words) = (usize::from(bits), if bits == 1 { 8 } else { 16 });
+    let mut packed = vec![0; 32 * bits];
     for (element, code) in codes.iter().enumerate() {
-        packed[element % bytes] |= code << (element / bytes * usize::from(bits));
+        let (run, place) = (element / (words * 32 / bits), element % (words * 32 / bits));
+        let (slot, word) = (place / words, place % words);
+        packed[4 * (run * words + word) + slot * bits / 8] |= code << (slot * bits % 8);
     }
     packed
 }

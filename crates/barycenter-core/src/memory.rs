@@ -1,0 +1,45 @@
+//! Large buffers.
+
+/// Buffers of fewer bytes are left to the allocator as they are.
+const LARGE: usize = 1 << 23;
+
+/// Size of a huge page on the processors that have them.
+const HUGE_PAGE: usize = 1 << 21;
+
+/// So many zeros. The system is asked for huge pages where there are many: it hands memory out page by page, and a
+/// gigabyte in small pages takes longer to get than to fill.
+pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Vec<T> {
+    let buffer = vec![T::default(); len];
+    let (start, bytes) = (buffer.as_ptr().addr(), size_of_val(buffer.as_slice()));
+    let skipped = start.next_multiple_of(HUGE_PAGE) - start;
+    if bytes >= LARGE {
+        advise(buffer.as_ptr().cast::<u8>().wrapping_add(skipped), (bytes - skipped) / HUGE_PAGE * HUGE_PAGE);
+    }
+    buffer
+}
+
+#[cfg(target_os = "linux")]
+fn advise(start: *const u8, bytes: usize) {
+    #[expect(unsafe_code, reason = "advice takes a pointer")]
+    // SAFETY: the range lies inside a live buffer, and this advice changes neither its content nor who may use it. It is
+    // only advice: nothing is lost where the system refuses.
+    unsafe {
+        libc::madvise(start.cast_mut().cast(), bytes, libc::MADV_HUGEPAGE);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise(_start: *const u8, _bytes: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_buffers_are_zeros_that_can_be_written() {
+        let mut buffer: Vec<f32> = zeros(3 * LARGE / 4);
+        assert!(buffer.iter().all(|value| *value == 0.0));
+        buffer.fill(1.0);
+        assert!(buffer.iter().all(|value| *value == 1.0));
+    }
+}

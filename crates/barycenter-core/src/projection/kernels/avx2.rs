@@ -1,0 +1,303 @@
+//! The kernels for AVX2: eight floats or 32 bytes at a time.
+
+use std::arch::x86_64::{
+    __m256, __m256i, _MM_HINT_T0, _mm_add_epi32, _mm_prefetch, _mm_sfence, _mm_storeu_si128, _mm_stream_ps,
+    _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castps256_ps128,
+    _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps,
+    _mm256_hadd_epi32, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
+    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256,
+    _mm256_slli_epi32, _mm256_srli_epi16, _mm256_srli_epi32, _mm256_storeu_ps,
+};
+
+use super::{
+    super::{GROUP, packing},
+    BLOCK, Packed, Target,
+    digits::{DIGITS, Digits},
+    project_tiles, reconstruct_tiles,
+};
+
+/// As [`project_tiles`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn project<const BITS: usize, const BYTES: usize>(packed: &Packed<'_>, gradient: &[f32]) -> Vec<f64> {
+    project_tiles::<BITS>(packed, gradient, |codes, digits, into| products::<BITS, BYTES>(codes, digits, into))
+}
+
+/// As [`reconstruct_tiles`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn reconstruct<const BITS: usize, const BYTES: usize>(packed: &Packed<'_>, target: &mut Target<'_>) {
+    reconstruct_tiles::<BITS>(
+        packed,
+        target,
+        |codes, factors, offsets, into| combine::<BITS, BYTES>(codes, (factors, offsets), into),
+        |sums, centre, weights, stream| store(sums, centre, weights, stream),
+    );
+    if target.stream {
+        // Stores past the caches are seen by other threads after this.
+        _mm_sfence();
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn products<const BITS: usize, const BYTES: usize>(codes: &[u8], digits: &Digits, into: &mut [[i32; 2]]) {
+    let (codes, _) = codes.as_chunks::<BYTES>();
+    let (pairs, last) = codes.as_chunks::<2>();
+    let (into_pairs, into_last) = into.as_chunks_mut::<2>();
+    for (pair, into) in pairs.iter().zip(into_pairs) {
+        for line in (0..2 * BYTES).step_by(64) {
+            prefetch(&pair[0], line, codes.len());
+        }
+        let [a, b] = if BITS == 8 {
+            [bytes_with_digits(&pair[0], digits), bytes_with_digits(&pair[1], digits)]
+        } else {
+            codes_with_digits::<BITS, BYTES, 2>([&pair[0], &pair[1]], digits)
+        };
+        *into = reduce(a, b);
+    }
+    for (codes, into) in last.iter().zip(into_last) {
+        let [a] = if BITS == 8 {
+            [bytes_with_digits(codes, digits)]
+        } else {
+            codes_with_digits::<BITS, BYTES, 1>([codes], digits)
+        };
+        *into = reduce(a, a)[0];
+    }
+}
+
+/// Sums of products with each of the digits, for `R` candidates; up to 4 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX2")]
+fn codes_with_digits<const BITS: usize, const BYTES: usize, const R: usize>(
+    codes: [&[u8; BYTES]; R],
+    digits: &Digits,
+) -> [[__m256i; DIGITS]; R] {
+    let mask = _mm256_set1_epi8(((1 << BITS) - 1) as i8);
+    // 16-bit sums: 8 additions of two products of at most 15 · 128 stay below 32768.
+    let mut sums = [[_mm256_setzero_si256(); DIGITS]; R];
+    for vector in 0..BITS {
+        let mut bytes = [mask; R];
+        for i in 0..R {
+            bytes[i] = load_bytes(codes[i], vector);
+        }
+        for code in 0..8 / BITS {
+            let mut codes = [mask; R];
+            for i in 0..R {
+                codes[i] = _mm256_and_si256(shifted_codes::<BITS>(bytes[i], code), mask);
+            }
+            for digit in 0..DIGITS {
+                let digits = load_digits::<BITS>(digits, vector, code, digit);
+                for i in 0..R {
+                    sums[i][digit] = _mm256_add_epi16(sums[i][digit], _mm256_maddubs_epi16(codes[i], digits));
+                }
+            }
+        }
+    }
+    let ones = _mm256_set1_epi16(1);
+    for sums in &mut sums {
+        for sum in sums {
+            *sum = _mm256_madd_epi16(*sum, ones);
+        }
+    }
+    sums
+}
+
+/// As [`codes_with_digits`] for 8 bits, half a byte after the other: whole bytes would overflow 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn bytes_with_digits<const BYTES: usize>(codes: &[u8; BYTES], digits: &Digits) -> [__m256i; DIGITS] {
+    let mask = _mm256_set1_epi8(0xf);
+    let mut sums = [[_mm256_setzero_si256(); DIGITS]; 2];
+    for vector in 0..BYTES / 32 {
+        let bytes = load_bytes(codes, vector);
+        let halves = [_mm256_and_si256(bytes, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask)];
+        for digit in 0..DIGITS {
+            let digits = load_digits::<8>(digits, vector, 0, digit);
+            for (sums, half) in sums.iter_mut().zip(halves) {
+                sums[digit] = _mm256_add_epi16(sums[digit], _mm256_maddubs_epi16(half, digits));
+            }
+        }
+    }
+    let (one, sixteen) = (_mm256_set1_epi16(1), _mm256_set1_epi16(16));
+    let mut both = [_mm256_setzero_si256(); DIGITS];
+    for (digit, both) in both.iter_mut().enumerate() {
+        *both = _mm256_add_epi32(_mm256_madd_epi16(sums[0][digit], one), _mm256_madd_epi16(sums[1][digit], sixteen));
+    }
+    both
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn shifted_codes<const BITS: usize>(bytes: __m256i, code: usize) -> __m256i {
+    match code * BITS {
+        0 => bytes,
+        1 => _mm256_srli_epi16::<1>(bytes),
+        2 => _mm256_srli_epi16::<2>(bytes),
+        3 => _mm256_srli_epi16::<3>(bytes),
+        4 => _mm256_srli_epi16::<4>(bytes),
+        5 => _mm256_srli_epi16::<5>(bytes),
+        6 => _mm256_srli_epi16::<6>(bytes),
+        _ => _mm256_srli_epi16::<7>(bytes),
+    }
+}
+
+/// Sums up the lanes of two candidates' digit sums: low and high part of each.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn reduce(a: [__m256i; DIGITS], b: [__m256i; DIGITS]) -> [[i32; 2]; 2] {
+    let both = _mm256_hadd_epi32(low_and_high(a), low_and_high(b));
+    let both = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both));
+    let mut result = [[0; 2]; 2];
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: the array has exactly the four integers that are written.
+    unsafe {
+        _mm_storeu_si128(result.as_mut_ptr().cast(), both);
+    }
+    result
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn low_and_high(sums: [__m256i; DIGITS]) -> __m256i {
+    let low = _mm256_add_epi32(sums[0], _mm256_slli_epi32::<8>(sums[1]));
+    _mm256_hadd_epi32(low, sums[2])
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn combine<const BITS: usize, const BYTES: usize>(codes: &[u8], factors: (&[f32], &[f32]), into: &mut [f32; GROUP]) {
+    let (codes, _) = codes.as_chunks::<BYTES>();
+    for vector in 0..BITS {
+        match BITS {
+            1 => {
+                combine_slots::<BITS, BYTES, 0, 8>(codes, factors, vector, into);
+                combine_slots::<BITS, BYTES, 8, 8>(codes, factors, vector, into);
+                combine_slots::<BITS, BYTES, 16, 8>(codes, factors, vector, into);
+                combine_slots::<BITS, BYTES, 24, 8>(codes, factors, vector, into);
+            }
+            2 => {
+                combine_slots::<BITS, BYTES, 0, 8>(codes, factors, vector, into);
+                combine_slots::<BITS, BYTES, 8, 8>(codes, factors, vector, into);
+            }
+            4 => combine_slots::<BITS, BYTES, 0, 8>(codes, factors, vector, into),
+            _ => combine_slots::<BITS, BYTES, 0, 4>(codes, factors, vector, into),
+        }
+    }
+}
+
+/// Sums of `COUNT` slots from `FIRST` on, of the eight words in one register of codes.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn combine_slots<const BITS: usize, const BYTES: usize, const FIRST: usize, const COUNT: usize>(
+    codes: &[[u8; BYTES]],
+    (factors, offsets): (&[f32], &[f32]),
+    vector: usize,
+    into: &mut [f32; GROUP],
+) {
+    let half = 16 / BITS;
+    let mut sums = [_mm256_setzero_ps(); COUNT];
+    for ((factors, candidates), offset) in factors.chunks(BLOCK).zip(codes.chunks(BLOCK)).zip(offsets) {
+        let offset = _mm256_set1_ps(*offset);
+        for (index, sum) in sums.iter_mut().enumerate() {
+            let place = (1_u32 << ((FIRST + index) % half * BITS)) as f32;
+            *sum = _mm256_fmadd_ps(offset, _mm256_set1_ps(place), *sum);
+        }
+        for (factor, candidate) in factors.iter().zip(candidates) {
+            if FIRST == 0 && (BITS == 1 || vector.is_multiple_of(2)) {
+                prefetch(candidate, 32 * vector, codes.len());
+            }
+            let factor = _mm256_set1_ps(*factor);
+            let words = load_bytes(candidate, vector);
+            // A code stays where it is in its half word: it counts 2^(b·slot) times and is divided by that at the end.
+            let halves = [words, _mm256_srli_epi32::<16>(words)];
+            for (index, sum) in sums.iter_mut().enumerate() {
+                let slot = FIRST + index;
+                let mask = _mm256_set1_epi32(((1 << BITS) - 1) << (slot % half * BITS));
+                let code = _mm256_and_si256(halves[slot / half], mask);
+                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), factor, *sum);
+            }
+        }
+    }
+    let run = packing::run_words(BITS);
+    let registers = run / 8;
+    let first = vector / registers * run * packing::slots(BITS) + vector % registers * 8;
+    for (index, sum) in sums.into_iter().enumerate() {
+        let slot = FIRST + index;
+        let share = 1.0 / (1_u32 << (slot % half * BITS)) as f32;
+        store_floats(_mm256_mul_ps(sum, _mm256_set1_ps(share)), &mut into[first + slot * run..]);
+    }
+}
+
+/// `weights = centre + sums`, past the caches where `stream` says so and the weights are aligned.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn store(sums: &[f32; GROUP], centre: &[f32; GROUP], weights: &mut [f32; GROUP], stream: bool) {
+    let stream = stream && weights.as_ptr().addr().is_multiple_of(16);
+    let pieces = sums.as_chunks::<8>().0.iter().zip(centre.as_chunks::<8>().0);
+    for ((sums, centre), weights) in pieces.zip(weights.as_chunks_mut::<8>().0) {
+        let sum = _mm256_add_ps(load_floats(centre), load_floats(sums));
+        if stream {
+            #[expect(unsafe_code, reason = "a store takes a pointer")]
+            // SAFETY: the array has exactly the eight floats that are written, and was found aligned to 16 bytes.
+            unsafe {
+                _mm_stream_ps(weights.as_mut_ptr(), _mm256_castps256_ps128(sum));
+                _mm_stream_ps(weights.as_mut_ptr().add(4), _mm256_extractf128_ps::<1>(sum));
+            }
+        } else {
+            store_floats(sum, weights);
+        }
+    }
+}
+
+/// Asks for the same candidate's codes in the next tile of `candidates`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn prefetch<const BYTES: usize>(codes: &[u8; BYTES], place: usize, candidates: usize) {
+    _mm_prefetch::<_MM_HINT_T0>(codes.as_ptr().wrapping_add(place + candidates * BYTES).cast());
+}
+
+/// The digits that go with a register of codes: those of its lowest codes, or of the `code`-th codes of its bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn load_digits<const BITS: usize>(digits: &Digits, vector: usize, code: usize, digit: usize) -> __m256i {
+    let registers = packing::run_words(BITS) / 8;
+    let plane = (vector / registers * (8 / BITS) + code) * DIGITS + digit;
+    let words: &[u32; 8] = digits.planes[(plane * registers + vector % registers) * 8..]
+        .first_chunk()
+        .expect("planes hold whole registers");
+    #[expect(unsafe_code, reason = "a load takes a pointer")]
+    // SAFETY: the array has exactly the words that are read; no alignment is asked for.
+    unsafe {
+        _mm256_loadu_si256(words.as_ptr().cast())
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn load_bytes<const BYTES: usize>(codes: &[u8; BYTES], vector: usize) -> __m256i {
+    let bytes: &[u8; 32] = codes[32 * vector..].first_chunk().expect("a register's worth of bytes");
+    #[expect(unsafe_code, reason = "a load takes a pointer")]
+    // SAFETY: the array has exactly the bytes that are read; no alignment is asked for.
+    unsafe {
+        _mm256_loadu_si256(bytes.as_ptr().cast())
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn load_floats(values: &[f32; 8]) -> __m256 {
+    #[expect(unsafe_code, reason = "a load takes a pointer")]
+    // SAFETY: the array has exactly the floats that are read; no alignment is asked for.
+    unsafe {
+        _mm256_loadu_ps(values.as_ptr())
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn store_floats(register: __m256, values: &mut [f32]) {
+    let values: &mut [f32; 8] = values.first_chunk_mut().expect("room for a register's worth of values");
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: the array has exactly as many floats as are written; no alignment is asked for.
+    unsafe {
+        _mm256_storeu_ps(values.as_mut_ptr(), register);
+    }
+}

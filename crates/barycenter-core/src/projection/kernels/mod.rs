@@ -1,0 +1,267 @@
+//! `project` and `reconstruct`: the two passes over the packed directions.
+//!
+//! Codes are decoded in registers; no float copy of the projection ever exists. Each [`Processor`] has its kernels:
+//! `project` sums whole numbers and gives the same bits everywhere, `reconstruct` gives the same bits on every processor
+//! with fused multiplication, and rounds once more where there is none.
+
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod digits;
+mod float;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use rayon::prelude::*;
+
+use self::digits::{Content, Digits};
+use super::{GROUP, Projection, Tensor, packing::code_bytes};
+use crate::processor::{Processor, for_processor};
+
+/// Tiles of one task; fixed, because partial sums are made per chunk.
+pub(super) const CHUNK_TILES: usize = 64;
+
+/// Elements of one task.
+pub(super) const CHUNK: usize = CHUNK_TILES * GROUP;
+
+/// Weights of more elements than this are written past the caches: they would not stay there until they are read.
+const STREAMED: usize = 1 << 22;
+
+impl Projection {
+    /// `⟨û[i,l], g[l]⟩` for all candidates and blocks, (n, L); 0 where the deviation is null.
+    ///
+    /// `gradient` has one flat vector per averaged tensor. A gradient that is not finite gives a result that is not.
+    ///
+    /// # Panics
+    /// Where the gradient has not the shape of the averaged tensors.
+    pub fn project(&self, gradient: &[Vec<f32>]) -> Vec<f64> {
+        self.project_on(Processor::detected(), gradient)
+    }
+
+    fn project_on(&self, processor: Processor, gradient: &[Vec<f32>]) -> Vec<f64> {
+        self.assert_shape(gradient);
+        let chunks: Vec<(usize, usize)> = (self.tensors.iter().enumerate())
+            .flat_map(|(t, tensor)| (0..tensor.centre.len().div_ceil(CHUNK)).map(move |chunk| (t, chunk)))
+            .collect();
+        let project = |(t, chunk): &(usize, usize)| {
+            let columns = &gradient[*t][chunk * CHUNK..];
+            let columns = &columns[..columns.len().min(CHUNK)];
+            project_chunk(processor, &self.packed(&self.tensors[*t], *chunk, columns.len()), columns)
+        };
+        let partial: Vec<Vec<f64>> = chunks.par_iter().map(project).collect();
+        let mut sums = vec![0.0; self.n * self.block_count];
+        for ((t, _), part) in chunks.iter().zip(&partial) {
+            let block = self.tensors[*t].block;
+            for (i, value) in part.iter().enumerate() {
+                sums[i * self.block_count + block] += value;
+            }
+        }
+        for i in 0..self.n {
+            for l in 0..self.block_count {
+                sums[i * self.block_count + l] *= self.inverse_norm(i, l);
+            }
+        }
+        sums
+    }
+
+    /// `w = c + Σ_i X[i,l] · û[i,l]` into one flat vector per averaged tensor; `x` is (n, L).
+    ///
+    /// # Panics
+    /// Where `x` or `into` have not the shape of the projection.
+    pub fn reconstruct(&self, x: &[f64], into: &mut [Vec<f32>]) {
+        self.reconstruct_on(Processor::detected(), x, into);
+    }
+
+    fn reconstruct_on(&self, processor: Processor, x: &[f64], into: &mut [Vec<f32>]) {
+        assert_eq!(x.len(), self.n * self.block_count, "X has n · L entries");
+        self.assert_shape(into);
+        let stream = into.iter().map(Vec::len).sum::<usize>() > STREAMED;
+        self.tensors.par_iter().zip(into).for_each(|(tensor, weights)| {
+            let factors: Vec<f32> = (0..self.n)
+                .map(|i| (x[i * self.block_count + tensor.block] * self.inverse_norm(i, tensor.block)) as f32)
+                .collect();
+            weights.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, weights)| {
+                let centre = &tensor.centre[chunk * CHUNK..chunk * CHUNK + weights.len()];
+                let packed = self.packed(tensor, chunk, weights.len());
+                reconstruct_chunk(processor, &packed, &mut Target { factors: &factors, centre, weights, stream });
+            });
+        });
+    }
+
+    fn assert_shape(&self, vectors: &[Vec<f32>]) {
+        let same = vectors.len() == self.tensors.len()
+            && vectors.iter().zip(&self.tensors).all(|(vector, tensor)| vector.len() == tensor.centre.len());
+        assert!(same, "one vector per averaged tensor, of its size");
+    }
+
+    /// The tiles of one chunk.
+    fn packed<'a>(&self, tensor: &'a Tensor, chunk: usize, columns: usize) -> Packed<'a> {
+        let (first, groups) = (chunk * CHUNK_TILES * self.n, columns.div_ceil(GROUP) * self.n);
+        let bytes = code_bytes(self.bits);
+        Packed {
+            n: self.n,
+            bits: self.bits,
+            codes: &tensor.codes[first * bytes..(first + groups) * bytes],
+            scales: if self.bits == 32 { &[] } else { &tensor.scales[first..first + groups] },
+        }
+    }
+}
+
+/// Tiles of one tensor, in order.
+struct Packed<'a> {
+    n: usize,
+    bits: u8,
+    codes: &'a [u8],
+    scales: &'a [f32],
+}
+
+/// What a chunk is reconstructed with and into.
+struct Target<'a> {
+    /// `X / r`, one a candidate.
+    factors: &'a [f32],
+    centre: &'a [f32],
+    weights: &'a mut [f32],
+    /// Whether to write past the caches.
+    stream: bool,
+}
+
+/// Sums of one chunk, one a candidate, of deviations as stored; `1 / r` is left to the caller.
+fn project_chunk(processor: Processor, packed: &Packed<'_>, gradient: &[f32]) -> Vec<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if processor != Processor::Portable && packed.bits != 32 {
+        #[expect(unsafe_code, reason = "functions compiled for AVX2 or AVX-512")]
+        // SAFETY: a `Processor` other than the portable one exists only where it was detected.
+        return unsafe {
+            match (packed.bits, processor) {
+                (2, Processor::Avx512) => avx512::project::<2, 64>(packed, gradient),
+                (4, Processor::Avx512) => avx512::project::<4, 128>(packed, gradient),
+                (8, Processor::Avx512) => avx512::project::<8, 256>(packed, gradient),
+                (1, _) => avx2::project::<1, 32>(packed, gradient),
+                (2, _) => avx2::project::<2, 64>(packed, gradient),
+                (4, _) => avx2::project::<4, 128>(packed, gradient),
+                _ => avx2::project::<8, 256>(packed, gradient),
+            }
+        };
+    }
+    match packed.bits {
+        1 => project_tiles::<1>(packed, gradient, portable::products::<1>),
+        2 => project_tiles::<2>(packed, gradient, portable::products::<2>),
+        4 => project_tiles::<4>(packed, gradient, portable::products::<4>),
+        8 => project_tiles::<8>(packed, gradient, portable::products::<8>),
+        _ => for_processor!(processor, float::project, (packed: &Packed<'_>, gradient: &[f32]) -> Vec<f64>),
+    }
+}
+
+/// Projects tile by tile; `products` gives `Σ code · whole` of a tile's candidates, in two parts.
+#[inline(always)]
+fn project_tiles<const BITS: usize>(
+    packed: &Packed<'_>,
+    gradient: &[f32],
+    products: impl Fn(&[u8], &Digits, &mut [[i32; 2]]),
+) -> Vec<f64> {
+    let n = packed.n;
+    let (mut sums, mut parts) = (vec![0.0; n], vec![[0; 2]; n]);
+    let mut digits = Digits::new();
+    let tiles = packed.codes.chunks_exact(n * 32 * BITS).zip(packed.scales.chunks_exact(n));
+    for (columns, (codes, scales)) in gradient.chunks(GROUP).zip(tiles) {
+        match digits.fill::<BITS>(&padded(columns)) {
+            Content::Nothing => {}
+            Content::NotFinite => sums.fill(f64::NAN),
+            Content::Whole { unit, sum } => {
+                products(codes, &digits, &mut parts);
+                // A level is code − (2^b − 1) / 2. Everything up to the scale is a whole number and exact.
+                let offset = f64::from((1_u32 << BITS) - 1) * 0.5 * sum;
+                for ((sum, scale), [low, high]) in sums.iter_mut().zip(scales).zip(&parts) {
+                    let product = f64::from(*low) + 65536.0 * f64::from(*high) - offset;
+                    *sum += f64::from(*scale) * unit * product;
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// A tile's columns; those that are not there are zeros and count for nothing.
+#[inline(always)]
+fn padded(columns: &[f32]) -> [f32; GROUP] {
+    let mut tile = [0.0; GROUP];
+    tile[..columns.len()].copy_from_slice(columns);
+    tile
+}
+
+fn reconstruct_chunk(processor: Processor, packed: &Packed<'_>, target: &mut Target<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if processor != Processor::Portable && packed.bits != 32 {
+        #[expect(unsafe_code, reason = "functions compiled for AVX2 or AVX-512")]
+        // SAFETY: a `Processor` other than the portable one exists only where it was detected.
+        return unsafe {
+            match (packed.bits, processor) {
+                (2, Processor::Avx512) => avx512::reconstruct::<2, 64>(packed, target),
+                (4, Processor::Avx512) => avx512::reconstruct::<4, 128>(packed, target),
+                (8, Processor::Avx512) => avx512::reconstruct::<8, 256>(packed, target),
+                (1, _) => avx2::reconstruct::<1, 32>(packed, target),
+                (2, _) => avx2::reconstruct::<2, 64>(packed, target),
+                (4, _) => avx2::reconstruct::<4, 128>(packed, target),
+                _ => avx2::reconstruct::<8, 256>(packed, target),
+            }
+        };
+    }
+    match packed.bits {
+        1 => reconstruct_tiles::<1>(packed, target, portable::combine::<1>, store),
+        2 => reconstruct_tiles::<2>(packed, target, portable::combine::<2>, store),
+        4 => reconstruct_tiles::<4>(packed, target, portable::combine::<4>, store),
+        8 => reconstruct_tiles::<8>(packed, target, portable::combine::<8>, store),
+        _ => for_processor!(processor, float::reconstruct, (packed: &Packed<'_>, target: &mut Target<'_>)),
+    }
+}
+
+/// Candidates between two corrections of their sums.
+const BLOCK: usize = 8;
+
+/// Numbers of a tile, aligned for every register.
+#[repr(C, align(64))]
+struct Tile([f32; GROUP]);
+
+/// Reconstructs tile by tile: `combine` gives `Σ factor · level` of a tile's columns, `store` writes `centre + sums`.
+///
+/// A level is code − (2^b − 1) / 2, whose second part is the same for all columns. `combine` is given it, times the
+/// factors, for every block of candidates: taken off block by block, it keeps the sums, and with them their rounding, small.
+#[inline(always)]
+fn reconstruct_tiles<const BITS: usize>(
+    packed: &Packed<'_>,
+    target: &mut Target<'_>,
+    combine: impl Fn(&[u8], &[f32], &[f32], &mut [f32; GROUP]),
+    store: impl Fn(&[f32; GROUP], &[f32; GROUP], &mut [f32; GROUP], bool),
+) {
+    let n = packed.n;
+    let (mut factors, mut offsets, mut sums) = (vec![0.0; n], vec![0.0; n.div_ceil(BLOCK)], Tile([0.0; GROUP]));
+    let tiles = packed.codes.chunks_exact(n * 32 * BITS).zip(packed.scales.chunks_exact(n));
+    let columns = target.weights.chunks_mut(GROUP).zip(target.centre.chunks(GROUP));
+    for ((weights, centre), (codes, scales)) in columns.zip(tiles) {
+        for ((factor, scale), x) in factors.iter_mut().zip(scales).zip(target.factors) {
+            *factor = x * scale;
+        }
+        for (offset, factors) in offsets.iter_mut().zip(factors.chunks(BLOCK)) {
+            *offset = factors.iter().sum::<f32>() * -0.5 * ((1_u32 << BITS) - 1) as f32;
+        }
+        combine(codes, &factors, &offsets, &mut sums.0);
+        if let Ok(weights) = <&mut [f32; GROUP]>::try_from(&mut *weights) {
+            let centre = centre.try_into().expect("as many centres as weights");
+            store(&sums.0, centre, weights, target.stream);
+        } else {
+            for ((w, c), sum) in weights.iter_mut().zip(centre).zip(&sums.0) {
+                *w = c + sum;
+            }
+        }
+    }
+}
+
+fn store(sums: &[f32; GROUP], centre: &[f32; GROUP], weights: &mut [f32; GROUP], _stream: bool) {
+    for ((w, c), sum) in weights.iter_mut().zip(centre).zip(sums) {
+        *w = c + sum;
+    }
+}
