@@ -8,9 +8,10 @@ use barycenter_core::{
     average::{AverageData, AverageOptions, Averaging, BatchNormOptions, BatchNormPolicy, Outcome, Part, Silent},
     blocks::Granularity,
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
-    data::{Augmentation, Dataset, Inputs, Normalisation},
+    data::{Augmentation, Dataset},
     fit::{Optimiser, Schedule},
     network::{Gpt2Sizes, Network, NetworkSpec, Role, Statistics},
+    objective::Loss,
 };
 
 const MASK: &str = "transformer.h.0.attn.bias";
@@ -44,8 +45,7 @@ fn checkpoint(seed: u64, output_layer: Option<&[f32]>) -> CheckpointFile {
 }
 
 fn averaging(candidates: &[CheckpointFile]) -> Result<Averaging<'_>> {
-    let inputs = Inputs::F32(vec![0.0; 8]);
-    let data = Arc::new(Dataset::from_inputs(inputs, &[2, 4], vec![0, 1], Normalisation::default()).unwrap());
+    let data = Arc::new(Dataset::from_tokens(vec![0; 10], 5, None).unwrap());
     let part = || Part::all(Arc::clone(&data));
     let data = AverageData { fit: part(), select: part(), test: None, batch_norm: part() };
     let options = AverageOptions {
@@ -58,7 +58,7 @@ fn averaging(candidates: &[CheckpointFile]) -> Result<Averaging<'_>> {
         batch_size: 2,
         history_every: 1,
         augmentation: Augmentation::default(),
-        label_smoothing: 0.0,
+        loss: Loss::NextToken { label_smoothing: 0.0 },
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Copy, augment: false, batches: None },
         guard: false,
         seed: 0,
