@@ -92,7 +92,5 @@ fn cpu_seconds() -> f64 {
 fn status() -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let lines = text.lines().filter_map(|line| line.split_once(':'));
-    lines
-        .filter_map(|(name, value)| Some((name.to_owned(), value.split_whitespace().next()?.parse().ok()?)))
-        .collect()
+    lines.filter_map(|(name, value)| Some((name.to_owned(), value.split_whitespace().next()?.parse().ok()?))).collect()
 }

@@ -235,9 +235,12 @@ fn loss_and_gradients_agree_with_pytorch() {
         let (loss, gradients) = case.loss_and_gradient();
         let expected_loss = expected.number("loss");
         assert!((loss / expected_loss - 1.0).abs() < TOLERANCE, "{}: {loss} {expected_loss}", case.name);
-        // A ReLU that falls on the other side of 0 moves the gradients of a deep network by a hundredth, in PyTorch's own
-        // float32 as well: such a network is held to the distance that PyTorch itself keeps.
-        let tolerance = TOLERANCE.max(4.0 * expected.number("float32_distance"));
+        // A ReLU that falls on the other side of 0 moves the gradients of a deep network by up to a hundredth, in PyTorch's
+        // own float32 as well: such a network is held to the distance that PyTorch itself keeps.
+        let tolerance = match case.spec {
+            NetworkSpec::Mlp { .. } | NetworkSpec::ResnetCifar { .. } => TOLERANCE,
+            _ => TOLERANCE.max(3.0 * expected.number("float32_distance")),
+        };
         let mut of_weight = 0.0;
         for (spec, gradient) in case.network().parameters().iter().zip(&gradients) {
             let what = format!("{} gradient of {}", case.name, spec.name);

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::layout::{Layout, TensorSpec};
 use super::transformer::{Attention, Block, FeedForward, LayerNorm, Projection, StackSizes};
-use super::{Mode, Network, Weights, check_bounds, check_square_image, check_parameters};
+use super::{Mode, Network, Weights, check_bounds, check_parameters, check_square_image};
 use crate::ops::{self, Activation, AttentionForm};
 use crate::{Error, Result};
 
