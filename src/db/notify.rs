@@ -103,7 +103,6 @@ fn parse(payload: &str) -> Option<JobChange> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

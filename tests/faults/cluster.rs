@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 /// How long a test waits for what must come; far above what it takes.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// A process that is killed with the test that started it.
 pub struct Process(Child);
@@ -49,7 +49,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub async fn new(pool: &PgPool) -> Self {
+    pub fn new(pool: &PgPool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let client = Client::new(&format!("http://{address}"), None).unwrap();

@@ -1,6 +1,6 @@
 //! A small real job: perceptrons that were pulled apart around a common centre, and data to average them on.
 
-use std::{fs::File, io::BufWriter, path::Path};
+use std::{collections::BTreeMap, fs::File, io::BufWriter, path::Path};
 
 use barycenter_api::{
     CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobSpec, PushCheckpoint, PushDataset, client::ByteCounter,
@@ -18,9 +18,10 @@ const FEATURES: [usize; 3] = [64, 256, 10];
 const CANDIDATES: usize = 6;
 const SAMPLES: usize = 2000;
 
+#[expect(clippy::needless_pass_by_value, reason = "made on the spot by every caller")]
 pub fn write(path: &Path, tensors: Vec<(TensorSpec, Vec<u8>)>) {
     let specs = tensors.iter().map(|(spec, _)| spec.clone()).collect();
-    let mut writer = Writer::new(BufWriter::new(File::create(path).unwrap()), specs, &Default::default()).unwrap();
+    let mut writer = Writer::new(BufWriter::new(File::create(path).unwrap()), specs, &BTreeMap::default()).unwrap();
     for (spec, bytes) in &tensors {
         writer.write(&spec.name, bytes).unwrap();
     }

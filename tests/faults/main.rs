@@ -13,7 +13,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 #[sqlx::test]
 async fn a_job_whose_worker_was_killed_ends_with_the_coefficients_of_an_undisturbed_one(pool: PgPool) {
-    let cluster = Cluster::new(&pool).await;
+    let cluster = Cluster::new(&pool);
     let _server = cluster.serve().await;
     let spec = inputs::push(&cluster).await;
 
@@ -41,7 +41,7 @@ async fn a_job_whose_worker_was_killed_ends_with_the_coefficients_of_an_undistur
 
 #[sqlx::test]
 async fn a_job_outlives_a_server_that_is_killed_in_the_middle_of_it(pool: PgPool) {
-    let cluster = Cluster::new(&pool).await;
+    let cluster = Cluster::new(&pool);
     let server = cluster.serve().await;
     let spec = inputs::push(&cluster).await;
     let job = inputs::submit(&cluster, &spec).await;
@@ -56,7 +56,7 @@ async fn a_job_outlives_a_server_that_is_killed_in_the_middle_of_it(pool: PgPool
 
 #[sqlx::test]
 async fn a_server_killed_in_the_middle_of_an_upload_leaves_nothing_visible(pool: PgPool) {
-    let cluster = Cluster::new(&pool).await;
+    let cluster = Cluster::new(&pool);
     let server = cluster.serve().await;
     inputs::push(&cluster).await;
     let before = cluster.client.list_checkpoints("faults").await.unwrap().len();

@@ -94,7 +94,7 @@ async fn job(cluster: &Cluster) -> Job {
 
 #[sqlx::test]
 async fn a_regression_finds_the_optimum_between_its_candidates(pool: PgPool) {
-    let cluster = Cluster::new(&pool).await;
+    let cluster = Cluster::new(&pool);
     let _server = cluster.serve().await;
     let job = job(&cluster).await;
     let _worker = cluster.worker("only");

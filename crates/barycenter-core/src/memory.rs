@@ -32,6 +32,7 @@ fn advise(start: *const u8, bytes: usize) {
 fn advise(_start: *const u8, _bytes: usize) {}
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the numbers are exact")]
 mod tests {
     use super::*;
 

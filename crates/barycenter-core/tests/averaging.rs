@@ -34,6 +34,7 @@ fn bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
     values.into_iter().flat_map(f32::to_le_bytes).collect()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "made on the spot by every caller")]
 fn file(tensors: Vec<(TensorSpec, Vec<u8>)>) -> Vec<u8> {
     let mut written = Vec::new();
     let specs = tensors.iter().map(|(spec, _)| spec.clone()).collect();
@@ -204,6 +205,7 @@ fn coefficients_sum_to_one_in_every_block_of_every_snapshot() {
 }
 
 #[test]
+#[expect(clippy::float_cmp, reason = "a member of one has exactly the whole weight")]
 fn the_guard_returns_a_baseline_that_beats_the_fit() {
     // A vanishing learning rate keeps the fit at the uniform average, which noise has ruined.
     let still = AverageOptions { learning_rate: 1e-12, ..options() };

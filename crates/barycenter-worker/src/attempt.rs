@@ -196,7 +196,7 @@ fn patience() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(250))
         .with_max_delay(Duration::from_secs(10))
-        .with_total_delay(Some(Duration::from_secs(300)))
+        .with_total_delay(Some(Duration::from_mins(5)))
         .without_max_times()
         .with_jitter()
 }

@@ -64,7 +64,7 @@ pub(crate) fn run(
 ) -> Result<Product> {
     let spec = &lease.spec;
     let network = Arc::from(convert::network(&spec.network).build()?);
-    let candidates = inputs.candidates.iter().map(|path| CheckpointFile::open(path)).collect::<Result<Vec<_>>>()?;
+    let candidates = inputs.candidates.iter().map(CheckpointFile::open).collect::<Result<Vec<_>>>()?;
     let names: Vec<_> = lease.candidates.iter().map(|c| format!("step {} ({})", c.step, c.checkpoint_id)).collect();
     let datasets = Datasets::open(lease, inputs)?;
     let data = datasets.parts(lease)?;
@@ -94,7 +94,7 @@ pub(crate) fn run(
         written,
         fit_samples,
         select_samples,
-        select_overlaps_fit: datasets.overlap(lease),
+        select_overlaps_fit: Datasets::overlap(lease),
         projection_bytes: projection.packed_bytes(),
         projection_cached,
     })
@@ -145,13 +145,12 @@ impl Datasets {
     fn parts(&self, lease: &Lease) -> Result<AverageData> {
         let spec = &lease.spec;
         let fit = self.named(lease, &spec.data.fit)?;
-        let (fit, select) = match &spec.data.select {
-            Some(name) => (Part::all(fit), Part::all(self.named(lease, name)?)),
-            None => {
-                let fraction = spec.data.select_fraction.unwrap_or(0.2);
-                let (kept, held_out) = split(fit.len(), fraction, spec.seed)?;
-                (Part { dataset: Arc::clone(&fit), indices: kept }, Part { dataset: fit, indices: held_out })
-            }
+        let (fit, select) = if let Some(name) = &spec.data.select {
+            (Part::all(fit), Part::all(self.named(lease, name)?))
+        } else {
+            let fraction = spec.data.select_fraction.unwrap_or(0.2);
+            let (kept, held_out) = split(fit.len(), fraction, spec.seed)?;
+            (Part { dataset: Arc::clone(&fit), indices: kept }, Part { dataset: fit, indices: held_out })
         };
         let batch_norm = match &spec.batch_norm.dataset {
             Some(name) if *name != spec.data.fit => Part::all(self.named(lease, name)?),
@@ -162,7 +161,7 @@ impl Datasets {
     }
 
     /// Whether the select dataset is the fit dataset, under whatever name.
-    fn overlap(&self, lease: &Lease) -> bool {
+    fn overlap(lease: &Lease) -> bool {
         let id = |name: &str| Self::index(lease, name).ok().map(|index| lease.datasets[index].dataset_id);
         lease.spec.data.select.as_ref().is_some_and(|select| id(select) == id(&lease.spec.data.fit))
     }

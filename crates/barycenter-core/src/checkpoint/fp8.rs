@@ -79,6 +79,7 @@ fn power_of_two(exponent: i32) -> f64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the numbers are exact")]
 mod tests {
     use proptest::prelude::*;
 
@@ -145,7 +146,7 @@ mod tests {
         fn the_middle_of_two_codes_becomes_the_even_one(code in 0u8..0x7b, sign in 0u8..2) {
             for format in FORMATS {
                 let (a, b) = (format.decode(code), format.decode(code + 1));
-                let middle = (a + b) / 2.0 * if sign == 1 { -1.0 } else { 1.0 };
+                let middle = f64::midpoint(a, b) * if sign == 1 { -1.0 } else { 1.0 };
                 prop_assert_eq!(format.encode(middle) & !SIGN, code + code % 2);
                 // The least step off the middle decides.
                 let above = f64::from_bits(middle.to_bits() + 1);
