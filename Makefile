@@ -6,13 +6,14 @@ export SQLX_OFFLINE := true
 
 WITH_POSTGRES := cargo run --quiet -p private-postgres --bin with-postgres --
 
-.PHONY: help install demo dev test check fuzz regenerate
+.PHONY: help install demo dev test check bench fuzz regenerate
 
 help:
 	@echo "make demo        build, then show the main job from training to averaged model (KEEP=1 leaves the service up)"
 	@echo "make dev         run the whole service on this machine, at http://127.0.0.1:8700"
 	@echo "make test        every test, on a private Postgres of this machine"
 	@echo "make check       formatting, lints, the layer rule, dependencies"
+	@echo "make bench       every benchmark beside its peer; one table, also target/bench.json (ONLY=merge for one group)"
 	@echo "make fuzz        every fuzz target in turn, MINUTES=10 each (TARGETS=pickle for one)"
 	@echo "make regenerate  .sqlx/, openapi/ and docs/problems.md, after changes to what they are made from"
 
@@ -36,6 +37,13 @@ check: install
 	cargo test --test layers
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny check
+
+# Criterion shows what a change does to a kernel; the table beside the peers is what the targets are stated in.
+bench:
+	scripts/install-deps.sh bench
+	cargo bench -p barycenter-bench --bench kernels
+	cargo build --release -p barycenter-bench --bins
+	scripts/bench.sh --only "$(ONLY)" $(if $(KEEP),--keep $(KEEP))
 
 # The sanitizer's flags are unstable, the compiler is the project's own.
 fuzz: install

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need and the machine lacks, on Debian and its relatives: a C compiler, Postgres,
-# Rust. Says and does nothing where all is there. Elsewhere it names what is missing.
+# Rust; with the argument `bench` also Python, in which the peers of the benchmarks run. Says and does nothing where all is
+# there. Elsewhere it names what is missing.
 set -euo pipefail
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -14,6 +15,9 @@ packages=()
 has cc || packages+=(build-essential)
 has_postgres && has psql || packages+=(postgresql)
 has cargo || { has curl || packages+=(curl ca-certificates); }
+if [ "${1:-}" = bench ]; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv)
+fi
 
 if [ ${#packages[@]} -gt 0 ]; then
     if ! has apt-get; then

@@ -3,7 +3,8 @@
     OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 python networks.py [network] [batch] [threads] [steps]
 
 Networks: resnet20 (CIFAR, 32x32, channels_last), resnet20_nchw, resnet18 (64x64, channels_last), resnet18_nchw, mlp
-(784-512-512-10). The arguments are those of crates/barycenter-core/examples/step_time.rs, which runs ours.
+(784-512-512-10), vit_tiny (6 blocks of width 192 on 65 positions), gpt2_tiny (4 blocks of width 256 on 128 tokens of 8192).
+The arguments are those of crates/barycenter-core/examples/step_time.rs, which runs ours.
 """
 
 import json
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 CLASSES = 10
+VOCABULARY, TOKENS = 8192, 128
 WARM_UP = 2
 
 
@@ -57,13 +59,36 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, CLASSES))
 
 
-# Network, shape of an input, whether images lie in channels_last order.
+def vit_tiny() -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(32, 4, num_layers=6, num_heads=3, hidden_dim=192, mlp_dim=768, num_classes=CLASSES)
+
+
+class Gpt2(nn.Module):
+    """Hugging Face's network, its logits as rows."""
+
+    def __init__(self):
+        super().__init__()
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        sizes = {"n_positions": TOKENS, "n_embd": 256, "n_layer": 4, "n_head": 4}
+        self.network = GPT2LMHeadModel(GPT2Config(VOCABULARY, bos_token_id=0, eos_token_id=0, **sizes, **no_dropout))
+
+    def forward(self, tokens):
+        return self.network(tokens, use_cache=False).logits.flatten(0, 1)
+
+
+# Network, shape of an input (None: tokens), whether images lie in channels_last order.
 NETWORKS = {
     "resnet20": (resnet20, (3, 32, 32), True),
     "resnet20_nchw": (resnet20, (3, 32, 32), False),
     "resnet18": (resnet18, (3, 64, 64), True),
     "resnet18_nchw": (resnet18, (3, 64, 64), False),
     "mlp": (mlp, (784,), False),
+    "vit_tiny": (vit_tiny, (3, 32, 32), False),
+    "gpt2_tiny": (Gpt2, None, False),
 }
 
 
@@ -75,10 +100,11 @@ def main():
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     build, shape, channels_last = NETWORKS[name]
-    network, inputs = build().train(), torch.randn(batch, *shape)
+    network = build().train()
+    inputs = torch.randn(batch, *shape) if shape else torch.randint(0, VOCABULARY, (batch, TOKENS))
     if channels_last:
         network, inputs = (thing.to(memory_format=torch.channels_last) for thing in (network, inputs))
-    labels = torch.arange(batch) % CLASSES
+    labels = torch.arange(batch if shape else batch * TOKENS) % CLASSES
     times, cpu = [], 0.0
     for step in range(WARM_UP + steps):
         if step == WARM_UP:

@@ -2,13 +2,14 @@
 
     python benches/compare/run.py [--only PREFIX] [--rounds 3] [--folder DIR]
 
-Called by `make bench`, which has built the Rust examples and made the Python environment. Each side is a program of its own
+Called by `make bench`, which has built the Rust programs and made the Python environment. Each side is a program of its own
 that prints JSON lines; the two are run in turn, `--rounds` times, and the best round of each counts, so that a busy moment
 of the machine harms both alike. A row is {figure, ours, against, ratio, target, holds}: `ratio` is ours over against
-(time, memory) or against over ours turned so that the target reads as stated; `holds` says whether the target is met.
+(speed, time, memory), or against over ours where the target is "times faster"; `holds` says whether the target is met.
 """
 
 import argparse
+import datetime
 import json
 import os
 import pathlib
@@ -29,8 +30,8 @@ class Machine:
     def __init__(self, rounds, folder):
         self.rounds, self.folder = rounds, folder
 
-    def ours(self, example, *arguments):
-        return [str(ROOT / "target/release/examples" / example), *map(str, arguments)]
+    def ours(self, program, *arguments):
+        return [str(ROOT / "target/release" / program), *map(str, arguments)]
 
     def peer(self, script, *arguments):
         return [sys.executable, str(ROOT / "benches/compare" / script), *map(str, arguments)]
@@ -41,10 +42,10 @@ class Machine:
         )
         return [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
 
-    def side_by_side(self, *commands, key="seconds"):
+    def side_by_side(self, *commands, key="seconds", rounds=None):
         """The line with the least `key` of each command, over all rounds; the commands take turns."""
         best = [None] * len(commands)
-        for _ in range(self.rounds):
+        for _ in range(rounds or self.rounds):
             for place, command in enumerate(commands):
                 for line in self.lines(command):
                     if best[place] is None or line[key] < best[place][key]:
@@ -72,12 +73,25 @@ def print_table(rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
+def keep(rows, name):
+    """Adds these rows to the machine's committed results; figures measured again replace the old ones."""
+    path = ROOT / "benches/results" / f"{name}.json"
+    old = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    today = datetime.date.today().isoformat()
+    new = {row["figure"]: {**row, "date": today} for row in rows}
+    kept = [new.pop(row["figure"], row) for row in old["rows"]]
+    result = {"machine": f"{processor()}, {os.cpu_count()} cores", "rows": kept + list(new.values())}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="figures whose group starts so")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", default=str(ROOT / "target/bench"), help="for files of several gigabytes")
     parser.add_argument("--data", default=str(ROOT.parent / "shared/data/cifar10-resnet20"))
+    parser.add_argument("--keep", metavar="MACHINE", help="also write benches/results/MACHINE.json")
     arguments = parser.parse_args()
     pathlib.Path(arguments.folder).mkdir(parents=True, exist_ok=True)
     machine = Machine(arguments.rounds, arguments.folder)
@@ -94,6 +108,8 @@ def main():
     print(f"machine: {processor()}, {os.cpu_count()} cores")
     print_table(rows)
     (ROOT / "target/bench.json").write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.keep:
+        keep(rows, arguments.keep)
     sys.exit(0 if rows else 1)
 
 

@@ -101,7 +101,7 @@ pub struct JobSummary {
 pub struct MemoryEstimate {
     /// Packed directions and their scales.
     pub projection_bytes: u64,
-    /// Centre, weights and gradient: three vectors of f32.
+    /// Centre, weights, their copy on the device and gradient: four vectors of f32.
     pub vector_bytes: u64,
     /// Activations of one batch, forward and backward.
     pub activation_bytes: u64,

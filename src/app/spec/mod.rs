@@ -8,6 +8,7 @@ mod network;
 mod objective;
 
 use barycenter_api::{JobSpec, MemoryEstimate, MethodSpec};
+use barycenter_core::average::Sizes;
 use sqlx::PgConnection;
 
 use super::{AppError, AppResult, error::Fault, estimate};
@@ -70,7 +71,7 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
     let MethodSpec::Twa(twa) = &spec.method;
     let averaged = network::averaged(network.as_ref());
     let tensors: Vec<usize> = averaged.iter().map(|(_, elements)| *elements).collect();
-    let estimate = estimate::estimate(estimate::Sizes {
+    let estimate = estimate::estimate(&Sizes {
         candidates: candidates.count,
         blocks: network::block_count(&averaged, twa.granularity),
         tensors: &tensors,

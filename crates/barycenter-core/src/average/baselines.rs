@@ -3,16 +3,16 @@
 //! Every one of them, single candidates included, gets running statistics by the same policy as the fit, so that the
 //! comparison is one of weights alone.
 
-use super::{Averaging, Phase, Progress, evaluation::Model};
-use crate::{Result, objective::SampleResults};
+use super::{Averaging, Phase, Progress};
+use crate::{Result, network::Statistics, objective::SampleResults};
 
-/// A baseline: equal weights on some candidates.
+/// A baseline: equal weights on some candidates. Its weights are not kept: they are summed again where they are needed.
 #[derive(Clone)]
 pub(super) struct Baseline {
     pub method: &'static str,
     /// Candidates averaged, in the order they were taken.
     pub members: Vec<usize>,
-    pub model: Model,
+    pub statistics: Statistics,
     pub select: SampleResults,
 }
 
@@ -61,7 +61,7 @@ impl Averaging<'_> {
     fn equal_weights(&self, method: &'static str, members: Vec<usize>, progress: &dyn Progress) -> Result<Baseline> {
         let model = self.averaged_model(&self.equal_coefficients(&members), progress)?;
         let select = self.results(&model, &self.data.select, progress)?;
-        Ok(Baseline { method, members, model, select })
+        Ok(Baseline { method, members, statistics: model.statistics, select })
     }
 
     /// `a[i,l] = 1/k` for the k members, 0 elsewhere.

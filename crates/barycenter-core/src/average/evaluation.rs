@@ -4,9 +4,10 @@ use rayon::prelude::*;
 
 use super::{AverageOptions, Averaging, BatchNormPolicy, Part, Progress};
 use crate::{
-    Result,
+    Error, Result,
     checkpoint::CheckpointFile,
     data::Augmentation,
+    memory::zeros,
     network::{Role, Statistics},
     objective::{Recomputation, SampleResults, evaluate, recompute_statistics},
 };
@@ -97,14 +98,24 @@ impl Averaging<'_> {
     }
 }
 
+/// Elements summed at a time by one thread.
+const STRIP: usize = 1 << 14;
+
 fn weighted_sum(candidates: &[CheckpointFile], name: &str, weights: impl Iterator<Item = f64>) -> Result<Vec<f32>> {
-    let mut sum: Vec<f64> = Vec::new();
-    for (candidate, weight) in candidates.iter().zip(weights) {
-        let values = candidate.read_f32(name)?;
-        sum.resize(values.len(), 0.0);
-        for (sum, value) in sum.iter_mut().zip(values) {
-            *sum += weight * f64::from(value);
+    let weights: Vec<f64> = weights.collect();
+    let mut sum = zeros(candidates[0].tensor(name)?.elements());
+    sum.par_chunks_mut(STRIP).enumerate().try_for_each(|(strip, sum)| {
+        let (mut sums, mut values) = (vec![0.0; sum.len()], vec![0.0; sum.len()]);
+        for (candidate, weight) in candidates.iter().zip(&weights) {
+            candidate.fill_f32(name, strip * STRIP, &mut values)?;
+            for (sum, value) in sums.iter_mut().zip(&values) {
+                *sum += weight * f64::from(*value);
+            }
         }
-    }
-    Ok(sum.into_iter().map(|v| v as f32).collect())
+        for (rounded, sum) in sum.iter_mut().zip(sums) {
+            *rounded = sum as f32;
+        }
+        Ok::<(), Error>(())
+    })?;
+    Ok(sum)
 }

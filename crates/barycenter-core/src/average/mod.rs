@@ -8,6 +8,7 @@ mod baselines;
 mod bootstrap;
 mod evaluation;
 mod materialise;
+mod memory;
 mod options;
 mod progress;
 mod run;
@@ -15,6 +16,7 @@ mod state;
 
 pub use bootstrap::paired_interval;
 pub use evaluation::Scores;
+pub use memory::{MemoryEstimate, Sizes};
 pub use options::{AverageData, AverageOptions, BatchNormOptions, BatchNormPolicy, Part};
 pub use progress::{Phase, Progress, Silent, Snapshot};
 pub use run::{Averaging, MethodScores, NotAveraged, Outcome};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    AverageData, AverageOptions, BatchNormPolicy, Phase, Progress, Scores, Snapshot, State, baselines::Baseline,
+    AverageData, AverageOptions, BatchNormPolicy, Part, Phase, Progress, Scores, Snapshot, State, baselines::Baseline,
     bootstrap::paired_interval, evaluation::Model, state::BestSnapshot,
 };
 use crate::{
@@ -91,7 +91,7 @@ struct Contender {
     method: &'static str,
     members: Option<Vec<usize>>,
     coefficients: Vec<f64>,
-    model: Model,
+    statistics: Statistics,
     select: SampleResults,
 }
 
@@ -256,19 +256,20 @@ impl<'a> Averaging<'a> {
         let coefficients = projection.coefficients(&best.x);
         let model = self.averaged_model(&coefficients, progress)?;
         let select = self.results(&model, &self.data.select, progress)?;
+        let statistics = model.statistics;
         let as_fitted_select_loss = self.as_fitted_select_loss(projection, &best.x, progress)?;
         let mut contenders: Vec<Contender> = baselines.into_iter().map(|b| self.contender(b)).collect();
-        contenders.push(Contender { method: "twa", members: None, coefficients, model, select });
+        contenders.push(Contender { method: "twa", members: None, coefficients, statistics, select });
 
         progress.report(Phase::Select, 1, 2)?;
         let methods = self.score(&contenders, progress)?;
         let chosen = self.winner(&methods);
         progress.report(Phase::Select, 2, 2)?;
-        let Contender { method, coefficients, model, .. } = contenders.swap_remove(chosen);
+        let Contender { method, coefficients, statistics, .. } = contenders.swap_remove(chosen);
         Ok(Outcome {
             chosen: method,
             coefficients,
-            statistics: model.statistics,
+            statistics,
             methods,
             best_step: best.step,
             steps: self.steps(),
@@ -277,16 +278,15 @@ impl<'a> Averaging<'a> {
     }
 
     fn contender(&self, baseline: Baseline) -> Contender {
-        let Baseline { method, members, model, select } = baseline;
+        let Baseline { method, members, statistics, select } = baseline;
         let coefficients = self.equal_coefficients(&members);
-        Contender { method, members: Some(members), coefficients, model, select }
+        Contender { method, members: Some(members), coefficients, statistics, select }
     }
 
     fn score(&self, contenders: &[Contender], progress: &dyn Progress) -> Result<Vec<MethodScores>> {
         let uniform = contenders.iter().find(|c| c.method == "uniform").expect("uniform is always a baseline");
         let score = |contender: &Contender| {
-            let test =
-                self.data.test.as_ref().map(|part| self.results(&contender.model, part, progress)).transpose()?;
+            let test = self.data.test.as_ref().map(|part| self.test_results(contender, part, progress)).transpose()?;
             Ok(MethodScores {
                 method: contender.method,
                 members: contender.members.clone(),
@@ -301,6 +301,11 @@ impl<'a> Averaging<'a> {
             })
         };
         contenders.iter().map(score).collect()
+    }
+
+    fn test_results(&self, contender: &Contender, part: &Part, progress: &dyn Progress) -> Result<SampleResults> {
+        let parameters = self.parameters(&contender.coefficients)?;
+        self.results(&Model { parameters, statistics: contender.statistics.clone() }, part, progress)
     }
 
     /// The least select loss; of equal ones the fit, then the simplest baseline.

@@ -37,29 +37,36 @@ pub(super) fn reconstruct<const BITS: usize, const BYTES: usize>(packed: &Packed
     }
 }
 
+/// Candidates that share the loads of digits.
+const SHARING: usize = 4;
+
 #[target_feature(enable = "avx2,fma")]
-fn products<const BITS: usize, const BYTES: usize>(codes: &[u8], digits: &Digits, into: &mut [[i32; 2]]) {
+fn products<const BITS: usize, const BYTES: usize>(codes: &[u8], digits: &Digits, into: &mut [i32]) {
     let (codes, _) = codes.as_chunks::<BYTES>();
-    let (pairs, last) = codes.as_chunks::<2>();
-    let (into_pairs, into_last) = into.as_chunks_mut::<2>();
-    for (pair, into) in pairs.iter().zip(into_pairs) {
-        for line in (0..2 * BYTES).step_by(64) {
-            prefetch(&pair[0], line, codes.len());
+    let (several, last) = codes.as_chunks::<SHARING>();
+    let (into_several, into_last) = into.as_chunks_mut::<SHARING>();
+    for (group, into) in several.iter().zip(into_several) {
+        for line in (0..SHARING * BYTES).step_by(64) {
+            prefetch(&group[0], line, codes.len());
         }
-        let [a, b] = if BITS == 8 {
-            [bytes_with_digits(&pair[0], digits), bytes_with_digits(&pair[1], digits)]
+        *into = if BITS == 8 {
+            reduce([
+                bytes_with_digits(&group[0], digits),
+                bytes_with_digits(&group[1], digits),
+                bytes_with_digits(&group[2], digits),
+                bytes_with_digits(&group[3], digits),
+            ])
         } else {
-            codes_with_digits::<BITS, BYTES, 2>([&pair[0], &pair[1]], digits)
+            reduce(codes_with_digits::<BITS, BYTES, SHARING>(group, digits))
         };
-        *into = reduce(a, b);
     }
     for (codes, into) in last.iter().zip(into_last) {
-        let [a] = if BITS == 8 {
-            [bytes_with_digits(codes, digits)]
+        let sums = if BITS == 8 {
+            bytes_with_digits(codes, digits)
         } else {
-            codes_with_digits::<BITS, BYTES, 1>([codes], digits)
+            codes_with_digits::<BITS, BYTES, 1>(std::array::from_ref(codes), digits)[0]
         };
-        *into = reduce(a, a)[0];
+        *into = reduce([sums; SHARING])[0];
     }
 }
 
@@ -68,7 +75,7 @@ fn products<const BITS: usize, const BYTES: usize>(codes: &[u8], digits: &Digits
 #[target_feature(enable = "avx2,fma")]
 #[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX2")]
 fn codes_with_digits<const BITS: usize, const BYTES: usize, const R: usize>(
-    codes: [&[u8; BYTES]; R],
+    codes: &[[u8; BYTES]; R],
     digits: &Digits,
 ) -> [[__m256i; DIGITS]; R] {
     let mask = _mm256_set1_epi8(((1 << BITS) - 1) as i8);
@@ -77,7 +84,7 @@ fn codes_with_digits<const BITS: usize, const BYTES: usize, const R: usize>(
     for vector in 0..BITS {
         let mut bytes = [mask; R];
         for i in 0..R {
-            bytes[i] = load_bytes(codes[i], vector);
+            bytes[i] = load_bytes(&codes[i], vector);
         }
         for code in 0..8 / BITS {
             let mut codes = [mask; R];
@@ -140,26 +147,28 @@ fn shifted_codes<const BITS: usize>(bytes: __m256i, code: usize) -> __m256i {
     }
 }
 
-/// Sums up the lanes of two candidates' digit sums: low and high part of each.
+/// Sums up the lanes of four candidates' digit sums.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn reduce(a: [__m256i; DIGITS], b: [__m256i; DIGITS]) -> [[i32; 2]; 2] {
-    let both = _mm256_hadd_epi32(low_and_high(a), low_and_high(b));
-    let both = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both));
-    let mut result = [[0; 2]; 2];
+fn reduce(sums: [[__m256i; DIGITS]; SHARING]) -> [i32; SHARING] {
+    let [a, b, c, d] = sums;
+    let (first, second) = (_mm256_hadd_epi32(whole(a), whole(b)), _mm256_hadd_epi32(whole(c), whole(d)));
+    let all = _mm256_hadd_epi32(first, second);
+    let all = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all));
+    let mut result = [0; SHARING];
     #[expect(unsafe_code, reason = "a store takes a pointer")]
     // SAFETY: the array has exactly the four integers that are written.
     unsafe {
-        _mm_storeu_si128(result.as_mut_ptr().cast(), both);
+        _mm_storeu_si128(result.as_mut_ptr().cast(), all);
     }
     result
 }
 
+/// Both digits' sums as one: each lane is a part of at most 256 · 255 · 32639.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn low_and_high(sums: [__m256i; DIGITS]) -> __m256i {
-    let low = _mm256_add_epi32(sums[0], _mm256_slli_epi32::<8>(sums[1]));
-    _mm256_hadd_epi32(low, sums[2])
+fn whole(sums: [__m256i; DIGITS]) -> __m256i {
+    _mm256_add_epi32(sums[0], _mm256_slli_epi32::<8>(sums[1]))
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -40,7 +40,7 @@ pub(super) fn reconstruct<const BITS: usize, const BYTES: usize>(packed: &Packed
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vnni")]
-fn products<const BITS: usize, const BYTES: usize>(codes: &[u8], digits: &Digits, into: &mut [[i32; 2]]) {
+fn products<const BITS: usize, const BYTES: usize>(codes: &[u8], digits: &Digits, into: &mut [i32]) {
     let (codes, _) = codes.as_chunks::<BYTES>();
     let (several, last) = codes.as_chunks::<SHARING>();
     let (into_several, into_last) = into.as_chunks_mut::<SHARING>();
@@ -62,7 +62,7 @@ fn products<const BITS: usize, const BYTES: usize>(codes: &[u8], digits: &Digits
 fn products_of<const BITS: usize, const BYTES: usize, const R: usize>(
     codes: &[[u8; BYTES]; R],
     digits: &Digits,
-    into: &mut [[i32; 2]; R],
+    into: &mut [i32; R],
 ) {
     let mask = _mm512_set1_epi8((u8::MAX >> (8 - BITS)) as i8);
     let mut sums = [[_mm512_setzero_si512(); DIGITS]; R];
@@ -82,8 +82,7 @@ fn products_of<const BITS: usize, const BYTES: usize, const R: usize>(
         }
     }
     for i in 0..R {
-        let low = _mm512_add_epi32(sums[i][0], _mm512_slli_epi32::<8>(sums[i][1]));
-        into[i] = [_mm512_reduce_add_epi32(low), _mm512_reduce_add_epi32(sums[i][2])];
+        into[i] = _mm512_reduce_add_epi32(_mm512_add_epi32(sums[i][0], _mm512_slli_epi32::<8>(sums[i][1])));
     }
 }
 

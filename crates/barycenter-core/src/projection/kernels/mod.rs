@@ -156,15 +156,15 @@ fn project_chunk(processor: Processor, packed: &Packed<'_>, gradient: &[f32]) ->
     }
 }
 
-/// Projects tile by tile; `products` gives `Σ code · whole` of a tile's candidates, in two parts.
+/// Projects tile by tile; `products` gives `Σ code · whole` of a tile's candidates.
 #[inline(always)]
 fn project_tiles<const BITS: usize>(
     packed: &Packed<'_>,
     gradient: &[f32],
-    products: impl Fn(&[u8], &Digits, &mut [[i32; 2]]),
+    products: impl Fn(&[u8], &Digits, &mut [i32]),
 ) -> Vec<f64> {
     let n = packed.n;
-    let (mut sums, mut parts) = (vec![0.0; n], vec![[0; 2]; n]);
+    let (mut sums, mut parts) = (vec![0.0; n], vec![0; n]);
     let mut digits = Digits::new();
     let tiles = packed.codes.chunks_exact(n * 32 * BITS).zip(packed.scales.chunks_exact(n));
     for (columns, (codes, scales)) in gradient.chunks(GROUP).zip(tiles) {
@@ -175,9 +175,8 @@ fn project_tiles<const BITS: usize>(
                 products(codes, &digits, &mut parts);
                 // A level is code − (2^b − 1) / 2. Everything up to the scale is a whole number and exact.
                 let offset = f64::from((1_u32 << BITS) - 1) * 0.5 * sum;
-                for ((sum, scale), [low, high]) in sums.iter_mut().zip(scales).zip(&parts) {
-                    let product = f64::from(*low) + 65536.0 * f64::from(*high) - offset;
-                    *sum += f64::from(*scale) * unit * product;
+                for ((sum, scale), product) in sums.iter_mut().zip(scales).zip(&parts) {
+                    *sum += f64::from(*scale) * unit * (f64::from(*product) - offset);
                 }
             }
         }

@@ -7,19 +7,12 @@ use super::{
     digits::Digits,
 };
 
-/// `Σ code · whole` of every candidate's group, as a low part and a high part that counts 65536 times.
+/// `Σ code · whole` of every candidate's group: at most 256 · 255 · 32639, which an i32 holds.
 #[inline(always)]
-pub(super) fn products<const BITS: usize>(codes: &[u8], digits: &Digits, into: &mut [[i32; 2]]) {
+pub(super) fn products<const BITS: usize>(codes: &[u8], digits: &Digits, into: &mut [i32]) {
     for (into, codes) in into.iter_mut().zip(codes.chunks_exact(32 * BITS)) {
         let codes = packing::unpack::<BITS>(codes);
-        let (mut low, mut high) = (0, 0);
-        // A code has 8 bits at most: sums of 256 products with 12 bits fit an i32.
-        for (code, whole) in codes.iter().zip(&digits.whole) {
-            low += *code as i32 * (whole & 0xfff);
-            high += *code as i32 * (whole >> 12);
-        }
-        let sum = i64::from(low) + (i64::from(high) << 12);
-        *into = [(sum & 0xffff) as i32, (sum >> 16) as i32];
+        *into = codes.iter().zip(&digits.whole).map(|(code, whole)| *code as i32 * whole).sum();
     }
 }
 

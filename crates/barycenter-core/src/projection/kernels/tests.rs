@@ -138,7 +138,9 @@ fn projecting_agrees_with_plain_arithmetic_and_is_the_same_on_every_processor() 
         let portable = projection.project_on(Processor::Portable, &gradient);
         let error = largest(portable.iter().zip(&plain).map(|(a, b)| a - b));
         let bits = projection.bits;
-        assert!(error <= 1e-7 * longest(projection, &gradient), "{bits} bits: {error}");
+        // Below 32 bits the gradient is rounded to 16: by at most 2⁻¹⁶ of the largest of a tile, which is a few times the others.
+        let bound = if bits == 32 { 1e-7 } else { 2e-5 };
+        assert!(error <= bound * longest(projection, &gradient), "{bits} bits: {error}");
         for processor in Processor::available() {
             assert_eq!(projection.project_on(processor, &gradient), portable, "{processor:?}, {bits} bits");
         }
@@ -223,6 +225,6 @@ fn a_gradient_of_the_smallest_and_largest_numbers_is_projected() {
     };
     for scale in [1e-30, 1e-20, 1e20, 5e37] {
         let (found, plain, longest) = of(scale);
-        assert!(largest(found.iter().zip(&plain).map(|(a, b)| a - b)) <= 1e-7 * longest, "{scale}");
+        assert!(largest(found.iter().zip(&plain).map(|(a, b)| a - b)) <= 2e-5 * longest, "{scale}");
     }
 }

@@ -1,13 +1,15 @@
 //! Times training steps (forward, loss, backward) of a network on random inputs and prints them as one JSON line.
 //!
-//! `cargo run --release -p barycenter-core --example step_time [network] [batch] [threads] [steps]`, with `resnet20`
-//! (CIFAR, 32x32), `resnet18` (64x64), `resnet50` (64x64), `vgg16`, `preresnet164`, `wide_resnet28` or `mlp`
-//! (784-512-512-10) as the network. `benches/compare/networks.py` takes the same arguments and runs `PyTorch`.
+//! `cargo run --release -p barycenter-bench --bin bench_step [network] [batch] [threads] [steps]`, with `resnet20`
+//! (CIFAR, 32x32), `resnet18` (64x64), `resnet50` (64x64), `vgg16`, `preresnet164`, `wide_resnet28`, `mlp` (784-512-512-10),
+//! `vit_tiny` (6 blocks of width 192, 3 heads, 65 positions) or `gpt2_tiny` (4 blocks of width 256, 4 heads, 128 positions, a
+//! vocabulary of 8192) as the network. `benches/compare/networks.py` takes the same arguments and runs `PyTorch`.
 
 use std::time::Instant;
 
+use barycenter_bench::process;
 use barycenter_core::data::Draws;
-use barycenter_core::network::{Mode, Network, NetworkSpec, Weights};
+use barycenter_core::network::{Gpt2Sizes, Mode, Network, NetworkSpec, VitSizes, Weights};
 use barycenter_core::{Error, Result, ops};
 use candle_core::{Device, Tensor};
 
@@ -15,6 +17,7 @@ use candle_core::{Device, Tensor};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const CLASSES: usize = 10;
+const VOCABULARY: usize = 8192;
 /// Steps that are not timed: the allocator and the caches settle.
 const WARM_UP: usize = 2;
 
@@ -36,7 +39,7 @@ fn main() -> Result<()> {
         "best_ms": times.wall_ms[0],
         "median_ms": times.wall_ms[steps / 2],
         "cpu_ms": times.cpu_ms,
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_bytes": process::peak_rss_bytes(),
     });
     println!("{line}");
     Ok(())
@@ -59,6 +62,15 @@ fn network(name: &str) -> Result<(Box<dyn Network>, Vec<usize>)> {
         "preresnet164" => (NetworkSpec::PreresnetCifar { depth: 164, classes }, vec![32, 32, 3]),
         "wide_resnet28" => (NetworkSpec::WideResnet { depth: 28, width: 10, classes }, vec![32, 32, 3]),
         "mlp" => (NetworkSpec::Mlp { features: vec![784, 512, 512, CLASSES] }, vec![784]),
+        "vit_tiny" => {
+            let (image_size, patch_size, width, depth, heads) = (32, 4, 192, 6, 3);
+            let sizes = VitSizes { image_size, patch_size, width, depth, heads, mlp_width: 4 * width, classes };
+            (NetworkSpec::Vit(sizes), vec![32, 32, 3])
+        }
+        "gpt2_tiny" => {
+            let sizes = Gpt2Sizes { vocabulary: VOCABULARY, positions: 128, width: 256, depth: 4, heads: 4 };
+            (NetworkSpec::Gpt2(sizes), vec![128])
+        }
         _ => return Err(Error::input(format!("`{name}` is no network of this program"))),
     };
     Ok((spec.build()?, shape))
@@ -67,14 +79,11 @@ fn network(name: &str) -> Result<(Box<dyn Network>, Vec<usize>)> {
 fn run(name: &str, batch: usize, steps: usize) -> Result<Times> {
     let (network, shape) = network(name)?;
     let parameters = network.initial_parameters(0);
-    let mut draws = Draws::keyed(&[1]);
-    let shape = [&[batch], shape.as_slice()].concat();
-    let inputs = (0..shape.iter().product()).map(|_| draws.normal() as f32).collect();
-    let inputs = Tensor::from_vec(inputs, shape, &Device::Cpu)?;
+    let inputs = inputs(&*network, &[&[batch], shape.as_slice()].concat())?;
     let mut times = Times { wall_ms: Vec::new(), cpu_ms: 0.0 };
     for step in 0..WARM_UP + steps {
         if step == WARM_UP {
-            times.cpu_ms = -cpu_ms();
+            times.cpu_ms = -1e3 * process::cpu_seconds();
         }
         let start = Instant::now();
         train_step(&*network, &parameters, &inputs)?;
@@ -82,33 +91,28 @@ fn run(name: &str, batch: usize, steps: usize) -> Result<Times> {
             times.wall_ms.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    times.cpu_ms = (times.cpu_ms + cpu_ms()) / steps as f64;
+    times.cpu_ms = (times.cpu_ms + 1e3 * process::cpu_seconds()) / steps as f64;
     Ok(times)
 }
 
+fn inputs(network: &dyn Network, shape: &[usize]) -> Result<Tensor> {
+    let mut draws = Draws::keyed(&[1]);
+    let count = shape.iter().product();
+    if network.reads_tokens() {
+        let tokens: Vec<u32> = (0..count).map(|_| draws.below(VOCABULARY) as u32).collect();
+        return Ok(Tensor::from_vec(tokens, shape, &Device::Cpu)?);
+    }
+    let numbers: Vec<f32> = (0..count).map(|_| draws.normal() as f32).collect();
+    Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
+}
+
 fn train_step(network: &dyn Network, parameters: &[Vec<f32>], inputs: &Tensor) -> Result<()> {
-    let batch = inputs.dims()[0];
     let weights = Weights::trained(network, parameters)?;
     let logits = network.forward(&weights, inputs, &mut Mode::Train)?;
-    let labels = (0..batch).map(|sample| (sample % CLASSES) as u32).collect();
+    let rows = logits.dims()[0];
+    let labels = (0..rows).map(|row| (row % CLASSES) as u32).collect();
     let losses = ops::cross_entropy(weights.graph(), &logits, labels, 0.0)?;
     drop(logits);
-    weights.gradients(&losses, vec![1.0 / batch as f32; batch])?;
+    weights.gradients(&losses, vec![1.0 / rows as f32; rows])?;
     Ok(())
-}
-
-/// Most memory this process has held; 0 where the system does not say.
-fn peak_rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0) * 1024
-}
-
-/// Processor time of all threads so far, in steps of 10 ms; 0 where the system does not say.
-fn cpu_ms() -> f64 {
-    const MS_A_TICK: f64 = 10.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name in parentheses may hold anything; user and system time are the 12th and 13th field after it.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().skip(11).take(2);
-    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() * MS_A_TICK
 }

@@ -1,24 +1,24 @@
 //! Prints, as lines of JSON, the times of merging and checking checkpoint files against reading and writing them.
 //!
-//! `cargo run --release -p barycenter-core --example bench_merge FOLDER [threads] [candidates] [megabytes] [rounds]`
+//! `cargo run --release -p barycenter-bench --bin bench_merge FOLDER [threads] [candidates] [megabytes] [rounds] [cold]`
 //!
-//! Files that FOLDER lacks are made. Each line has {figure, seconds, bytes, ratio}: the
-//! best time of the rounds and, for the merge, the time of reading all files once and writing one of the output's size,
-//! measured in the same rounds, over its own. `held_bytes` is the
-//! memory that the process holds after them, without mapped pages of files.
+//! Files that FOLDER lacks are made. Each line has {figure, seconds, bytes, ratio}: the best time of the rounds and, for the
+//! merge, the time of reading all files once and writing one of the output's size, measured in the same rounds, over its
+//! own. `held_bytes` is what the process held at most meanwhile, without mapped pages of files. With `cold` the system's copy of
+//! the files is dropped before every reading and merge.
 
-#[path = "shared/checkpoints.rs"]
-mod checkpoints;
+use std::{fs::File, io::Write as _, path::Path, process::Command};
 
-use std::{fs::File, io::Write as _, path::Path};
-
+use barycenter_bench::{
+    checkpoints::{self, Arguments, RUN, report, seconds},
+    process::HeldPeak,
+};
 use barycenter_core::{
     Result,
     blocks::{Blocks, Granularity},
     checkpoint::{CheckpointFile, check_finite},
     merge::{merge, policies, weights::uniform},
 };
-use checkpoints::{Arguments, RUN, report, seconds};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,15 +35,26 @@ fn measure(arguments: &Arguments, paths: &[std::path::PathBuf]) {
     let out = arguments.folder.join("merged.safetensors");
     let [mut read, mut mapped, mut write, mut merged, mut checked] = [f64::INFINITY; 5];
     let mut size = paths[0].metadata().map_or(0, |metadata| metadata.len());
+    let is_cold = std::env::args().any(|argument| argument == "cold");
+    let cool = || {
+        if is_cold {
+            paths.iter().for_each(|path| forget(path))
+        }
+    };
+    let held = HeldPeak::watch();
     for _ in 0..arguments.rounds {
+        cool();
         read = read.min(seconds(|| checkpoints::read_files(paths)));
+        cool();
         mapped = mapped.min(seconds(|| checkpoints::read_maps(paths)));
         write = write.min(seconds(|| write_file(&out, size)));
+        cool();
         merged = merged.min(seconds(|| size = merge_files(paths, &out)));
+        cool();
         let candidates = open(paths);
         checked = checked.min(seconds(|| check_finite(&candidates, &names)));
     }
-    let held = held_bytes();
+    let held = held.bytes() as f64;
     let _ = std::fs::remove_file(&out);
     let bytes: u64 = paths.iter().filter_map(|path| path.metadata().ok()).map(|metadata| metadata.len()).sum();
     report("read files once", read, bytes, &[]);
@@ -52,6 +63,13 @@ fn measure(arguments: &Arguments, paths: &[std::path::PathBuf]) {
     let floor = read.min(mapped) + write;
     report("merge", merged, bytes + size, &[("ratio", floor / merged), ("held_bytes", held)]);
     report("check for NaN", checked, bytes, &[("ratio", read.min(mapped) / checked)]);
+}
+
+/// Drops the system's copy of a file.
+fn forget(path: &Path) {
+    let input = format!("if={}", path.display());
+    let dropped = Command::new("dd").args([&input, "iflag=nocache", "count=0", "status=none"]).status();
+    assert!(dropped.is_ok_and(|status| status.success()), "{}: dd refuses", path.display());
 }
 
 fn open(paths: &[std::path::PathBuf]) -> Vec<CheckpointFile> {
@@ -79,14 +97,4 @@ fn write_file(path: &Path, size: u64) {
         file.write_all(&bytes[..left.min(RUN)]).expect("room on the disk");
         left -= left.min(RUN);
     }
-}
-
-/// Memory this process holds, without mapped pages of files.
-fn held_bytes() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = |key: &str| {
-        let line = status.lines().find(|line| line.starts_with(key));
-        line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok()).unwrap_or(0.0)
-    };
-    kilobytes("RssAnon:") * 1000.0
 }

@@ -1,20 +1,17 @@
 //! Prints, as lines of JSON, the time of building a projection of checkpoint files against reading them once.
 //!
-//! `cargo run --release -p barycenter-core --example bench_build FOLDER [threads] [candidates] [megabytes] [rounds]`
+//! `cargo run --release -p barycenter-bench --bin bench_build FOLDER [threads] [candidates] [megabytes] [rounds]`
 //!
 //! Files that FOLDER lacks are made. Each line has {figure, seconds, bytes, ratio}: the best time of the rounds and the
 //! time of reading the files once, measured in the same rounds, over it.
 
-#[path = "shared/checkpoints.rs"]
-mod checkpoints;
-
+use barycenter_bench::checkpoints::{self, Arguments, report, seconds};
 use barycenter_core::{
     Result,
     blocks::{Blocks, Granularity},
     checkpoint::CheckpointFile,
     projection::Projection,
 };
-use checkpoints::{Arguments, report, seconds};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,13 +1,14 @@
 //! Prints, as lines of JSON, the times of `project` and `reconstruct` against the speed at which this machine reads memory.
 //!
-//! `cargo run --release -p barycenter-core --example bench_projection [threads] [candidates] [columns] [rounds]`
+//! `cargo run --release -p barycenter-bench --bin bench_projection [threads] [candidates] [columns] [rounds]`
 //!
-//! Each line has {figure, seconds, bytes, bandwidth, ratio}: the best time of the rounds, the bytes of packed projection,
-//! scales and vectors that were read or written, the best bandwidth read in the same rounds, in bytes a second, and the
-//! pass's own bandwidth over that.
+//! Each line has {figure, seconds, bytes, bandwidth, ratio, peak_rss_bytes}: the best time of the rounds, the bytes of
+//! packed projection, scales and vectors that were read or written, the best bandwidth read in the same rounds, in bytes a
+//! second, the pass's own bandwidth over that, and the most memory this process held while the rounds lasted.
 
 use std::time::Instant;
 
+use barycenter_bench::process;
 use barycenter_core::{
     Result,
     blocks::{Blocks, Granularity},
@@ -25,19 +26,22 @@ fn main() -> Result<()> {
     };
     let (threads, n, columns, rounds) = (argument(1, 2), argument(2, 32), argument(3, 25_000_000), argument(4, 9));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
-    pool.install(|| {
-        let candidates = (0..n).into_par_iter().map(|i| candidate(i, columns)).collect::<Result<Vec<_>>>()?;
-        [4, 8, 2, 1].into_iter().try_for_each(|bits| measure(&candidates, columns, bits, rounds))
-    })
+    pool.install(|| [4, 8, 2, 1].into_iter().try_for_each(|bits| measure(n, columns, bits, rounds)))
 }
 
-fn measure(candidates: &[CheckpointFile], columns: usize, bits: u8, rounds: usize) -> Result<()> {
-    let names = ["w".to_owned()];
+/// The projection of `n` candidates made for it, which are gone afterwards: a fit does not hold them either.
+fn projection(n: usize, columns: usize, bits: u8) -> Result<Projection> {
+    let candidates = (0..n).into_par_iter().map(|i| candidate(i, columns)).collect::<Result<Vec<_>>>()?;
     let blocks = Blocks::new(&[("w".to_owned(), columns)], Granularity::Model);
-    let projection = Projection::build(candidates, &names, &blocks, bits, &mut |_, _| Ok(()))?;
+    Projection::build(&candidates, &["w".to_owned()], &blocks, bits, &mut |_, _| Ok(()))
+}
+
+fn measure(n: usize, columns: usize, bits: u8, rounds: usize) -> Result<()> {
+    let projection = projection(n, columns, bits)?;
     let (gradient, mut weights) = (vec![numbers(99, columns)], vec![vec![0.0; columns]]);
-    let x = vec![0.01; candidates.len()];
-    let memory = candidates[0].bytes("w")?;
+    let x = vec![0.01; n];
+    process::forget_peak();
+    let memory: &[u8] = bytemuck::cast_slice(&gradient[0]);
     let (mut read, mut project, mut reconstruct) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
     for _ in 0..rounds {
         read = read.min(seconds(|| read_all(memory)) / memory.len() as f64);
@@ -51,7 +55,8 @@ fn measure(candidates: &[CheckpointFile], columns: usize, bits: u8, rounds: usiz
         let bandwidth = 1.0 / read;
         let ratio = bytes as f64 / seconds / bandwidth;
         println!(
-            r#"{{"figure": "{pass}, {bits} bits", "seconds": {seconds}, "bytes": {bytes}, "bandwidth": {bandwidth:.0}, "ratio": {ratio:.3}}}"#
+            r#"{{"figure": "{pass}, {bits} bits", "seconds": {seconds}, "bytes": {bytes}, "bandwidth": {bandwidth:.0}, "ratio": {ratio:.3}, "peak_rss_bytes": {}}}"#,
+            process::peak_rss_bytes()
         );
     }
     Ok(())

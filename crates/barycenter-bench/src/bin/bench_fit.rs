@@ -1,12 +1,13 @@
 //! Times a whole TWA-v fit on real checkpoints; its peer is `benches/compare/fit.py`.
 //!
-//! `cargo run --release -p barycenter-core --example fit FOLDER [bits] [epochs] [threads]`
+//! `cargo run --release -p barycenter-bench --bin bench_fit FOLDER [bits] [epochs] [threads]`
 //!
 //! FOLDER holds `epoch-*.safetensors` (ResNet-20 on CIFAR-10) and `validation.safetensors`. Prints one JSON line: wall and CPU
 //! seconds of the fit alone, its steps, the mean batch loss of the last epoch and the peak resident memory.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
+use barycenter_bench::process;
 use barycenter_core::{
     Error, Result,
     blocks::{Blocks, Granularity},
@@ -65,32 +66,16 @@ fn run(folder: &Path, bits: u8, epochs: u64) -> Result<String> {
         seed: 1,
     };
     let mut fit = Fit::new(&projection, options)?;
-    let (started, cpu_started) = (Instant::now(), cpu_seconds());
+    let (started, cpu_started) = (Instant::now(), process::cpu_seconds());
     let mut losses = Vec::new();
     while !fit.is_done() {
         losses.push(fit.step(&mut objective)?.loss);
     }
-    let (seconds, cpu_seconds) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu_started);
+    let (seconds, cpu_seconds) = (started.elapsed().as_secs_f64(), process::cpu_seconds() - cpu_started);
     let last = &losses[losses.len() - steps_per_epoch as usize..];
     let (steps, loss) = (losses.len(), last.iter().sum::<f64>() / last.len() as f64);
-    let peak = status()["VmHWM"] * 1024;
+    let peak = process::peak_rss_bytes();
     Ok(format!(
         r#""steps":{steps},"seconds":{seconds},"cpu_seconds":{cpu_seconds},"last_epoch_loss":{loss},"peak_rss_bytes":{peak}"#
     ))
-}
-
-/// CPU time of all threads of this process, from `/proc`.
-fn cpu_seconds() -> f64 {
-    const TICKS_A_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
-    ticks.sum::<f64>() / TICKS_A_SECOND
-}
-
-/// Kilobytes by name, from `/proc/self/status`.
-fn status() -> BTreeMap<String, u64> {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let lines = text.lines().filter_map(|line| line.split_once(':'));
-    lines.filter_map(|(name, value)| Some((name.to_owned(), value.split_whitespace().next()?.parse().ok()?))).collect()
 }

@@ -1,4 +1,4 @@
-//! What the benchmarks of files share: checkpoints made in a folder, and plain reading and writing to compare with.
+//! Checkpoints made in a folder, and plain reading and writing to compare with.
 
 use std::{
     collections::BTreeMap,
@@ -22,14 +22,20 @@ pub const RUN: usize = 1 << 20;
 
 /// The arguments of both programs.
 pub struct Arguments {
+    /// Where the files are.
     pub folder: PathBuf,
+    /// Threads of the pool.
     pub threads: usize,
+    /// n.
     pub candidates: usize,
+    /// Size of a candidate's file.
     pub megabytes: usize,
+    /// The best of so many counts.
     pub rounds: usize,
 }
 
 impl Arguments {
+    /// Those of this process, or the defaults.
     pub fn of_process() -> Self {
         let argument = |position: usize, default: usize| {
             std::env::args().nth(position).and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -43,6 +49,7 @@ impl Arguments {
         }
     }
 
+    /// A pool of that many threads.
     pub fn pool(&self) -> rayon::ThreadPool {
         rayon::ThreadPoolBuilder::new().num_threads(self.threads).build().expect("a pool of threads")
     }

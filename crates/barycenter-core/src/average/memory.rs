@@ -1,0 +1,76 @@
+//! Memory of a job, computed before it runs (`docs/method.md`, "Memory").
+
+use crate::projection::Projection;
+
+const BYTES_OF_F32: u64 = 4;
+
+/// Vectors of all averaged elements that a step holds: the centre, the weights, their copy in the graph, the gradient.
+const VECTORS: u64 = 4;
+
+/// What a job's memory depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes<'a> {
+    /// n.
+    pub candidates: usize,
+    /// Elements of each averaged tensor.
+    pub tensors: &'a [usize],
+    /// L.
+    pub blocks: usize,
+    /// Bits of a stored direction.
+    pub bits: u8,
+    /// Activations of one batch, as [`crate::network::Network::activation_bytes`] says.
+    pub activation_bytes: u64,
+    /// Bytes of all datasets: their files are mapped, not copied.
+    pub dataset_bytes: u64,
+}
+
+/// Bytes by what holds them; candidates are mapped files, of which the system keeps what there is room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// Codes, scales and norms.
+    pub projection_bytes: u64,
+    /// Vectors of all averaged elements.
+    pub vector_bytes: u64,
+    /// Activations of one batch.
+    pub activation_bytes: u64,
+    /// The mapped datasets.
+    pub dataset_bytes: u64,
+    /// The sum.
+    pub total_bytes: u64,
+}
+
+impl MemoryEstimate {
+    /// The estimate for these sizes. [`Projection::memory_bytes`] counts the centre; here it is one of the vectors.
+    pub fn new(sizes: &Sizes<'_>) -> Self {
+        let Sizes { candidates, tensors, blocks, bits, activation_bytes, dataset_bytes } = *sizes;
+        let vector = tensors.iter().map(|elements| *elements as u64).sum::<u64>() * BYTES_OF_F32;
+        let norm_bytes = (candidates * blocks) as u64 * 8;
+        let projection_bytes = Projection::memory_bytes(candidates, tensors, bits) - vector + norm_bytes;
+        let vector_bytes = VECTORS * vector;
+        let total_bytes = projection_bytes + vector_bytes + activation_bytes + dataset_bytes;
+        Self { projection_bytes, vector_bytes, activation_bytes, dataset_bytes, total_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_estimate_is_the_sum_of_its_parts() {
+        let memory = MemoryEstimate::new(&Sizes {
+            candidates: 10,
+            tensors: &[2560, 100],
+            blocks: 1,
+            bits: 4,
+            activation_bytes: 1000,
+            dataset_bytes: 308_000,
+        });
+        // 11 tiles of 256 elements: 128 bytes of codes and one f32 scale a candidate; one f64 norm a candidate.
+        assert_eq!(memory.projection_bytes, 11 * 10 * (128 + 4) + 10 * 8);
+        assert_eq!(memory.vector_bytes, 4 * 4 * 2660);
+        assert_eq!(memory.dataset_bytes, 308_000);
+        let parts = memory.projection_bytes + memory.vector_bytes + memory.activation_bytes + memory.dataset_bytes;
+        assert_eq!(memory.total_bytes, parts);
+    }
+}
