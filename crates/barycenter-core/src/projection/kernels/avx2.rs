@@ -2,24 +2,30 @@
 
 use std::arch::x86_64::{
     __m256, __m256i, _MM_HINT_T0, _mm_add_epi32, _mm_prefetch, _mm_sfence, _mm_storeu_si128, _mm_stream_ps,
-    _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castps256_ps128,
-    _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps,
-    _mm256_hadd_epi32, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
-    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256,
-    _mm256_slli_epi32, _mm256_srli_epi16, _mm256_srli_epi32, _mm256_storeu_ps,
+    _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_and_si256, _mm256_castps_si256,
+    _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_extractf128_ps,
+    _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_hadd_epi32, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_epi32, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi32,
+    _mm256_srli_epi16, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
 };
 
 use super::{
     super::{GROUP, packing},
     BLOCK, Packed, Target,
-    digits::{DIGITS, Digits},
+    digits::{self, Content, DIGITS, Digits, ROUNDING},
     project_tiles, reconstruct_tiles,
 };
 
 /// As [`project_tiles`].
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn project<const BITS: usize, const BYTES: usize>(packed: &Packed<'_>, gradient: &[f32]) -> Vec<f64> {
-    project_tiles::<BITS>(packed, gradient, |codes, digits, into| products::<BITS, BYTES>(codes, digits, into))
+    project_tiles::<BITS>(
+        packed,
+        gradient,
+        |digits, gradient| fill::<BITS>(digits, gradient),
+        |codes, digits, into| products::<BITS, BYTES>(codes, digits, into),
+    )
 }
 
 /// As [`reconstruct_tiles`].
@@ -37,7 +43,96 @@ pub(super) fn reconstruct<const BITS: usize, const BYTES: usize>(packed: &Packed
     }
 }
 
-/// Candidates that share the loads of digits.
+/// As [`Digits::fill`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn fill<const BITS: usize>(digits: &mut Digits, gradient: &[f32; GROUP]) -> Content {
+    let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
+    let mut largest = [_mm256_setzero_si256(); 4];
+    for columns in gradient.as_chunks::<8>().0.as_chunks::<4>().0 {
+        for (largest, columns) in largest.iter_mut().zip(columns) {
+            let magnitudes = _mm256_castps_si256(_mm256_and_ps(load_floats(columns), magnitude));
+            *largest = _mm256_max_epi32(*largest, magnitudes);
+        }
+    }
+    let largest = _mm256_max_epi32(_mm256_max_epi32(largest[0], largest[1]), _mm256_max_epi32(largest[2], largest[3]));
+    let factor = match digits::factor(lanes(largest).into_iter().fold(0, i32::max)) {
+        Ok(factor) => factor,
+        Err(content) => return content,
+    };
+    let sums = split::<BITS>(digits, gradient, factor);
+    // Every whole number still has the bits of `ROUNDING` on it; sums wrap, and are right in the end.
+    let sum = lanes(sums).into_iter().fold(0, i32::wrapping_add);
+    let sum = sum.wrapping_sub((ROUNDING.to_bits() as i32).wrapping_mul(GROUP as i32));
+    Content::Whole { unit: 1.0 / f64::from(factor), sum: f64::from(sum) }
+}
+
+/// Fills the planes and returns sums of the rounded numbers' bits.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn split<const BITS: usize>(digits: &mut Digits, gradient: &[f32; GROUP], factor: f32) -> __m256i {
+    let (run, codes) = (packing::run_words(BITS), packing::slots(BITS) / 4);
+    let (factor, rounding) = (_mm256_set1_ps(factor), _mm256_set1_ps(ROUNDING));
+    let mut sums = _mm256_setzero_si256();
+    for plane in 0..GROUP / (4 * run) {
+        let (block, code) = (plane / codes, plane % codes);
+        let columns = &gradient[block * 4 * codes * run..][..4 * codes * run];
+        for word in (0..run).step_by(8) {
+            // Bytes 0 to 3 of a word of codes hold the slots `code`, `codes + code`, …
+            let mut bytes = [_mm256_setzero_si256(); 4];
+            for (byte, whole) in bytes.iter_mut().enumerate() {
+                let columns = columns[(byte * codes + code) * run + word..].first_chunk().expect("eight columns");
+                *whole = _mm256_castps_si256(_mm256_add_ps(_mm256_mul_ps(load_floats(columns), factor), rounding));
+                sums = _mm256_add_epi32(sums, *whole);
+            }
+            let into = &mut digits.planes[plane * DIGITS * run + word..];
+            store_words(low_bytes(bytes), into);
+            let half = _mm256_set1_epi32(0x80);
+            let carried = [
+                _mm256_srli_epi32::<8>(_mm256_add_epi32(bytes[0], half)),
+                _mm256_srli_epi32::<8>(_mm256_add_epi32(bytes[1], half)),
+                _mm256_srli_epi32::<8>(_mm256_add_epi32(bytes[2], half)),
+                _mm256_srli_epi32::<8>(_mm256_add_epi32(bytes[3], half)),
+            ];
+            store_words(low_bytes(carried), &mut into[run..]);
+        }
+    }
+    sums
+}
+
+/// The lowest bytes of four words as one word.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn low_bytes([a, b, c, d]: [__m256i; 4]) -> __m256i {
+    let low = _mm256_set1_epi32(0xff);
+    let (a, b, c) = (_mm256_and_si256(a, low), _mm256_and_si256(b, low), _mm256_and_si256(c, low));
+    let pair = _mm256_or_si256(a, _mm256_slli_epi32::<8>(b));
+    _mm256_or_si256(pair, _mm256_or_si256(_mm256_slli_epi32::<16>(c), _mm256_slli_epi32::<24>(d)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn lanes(register: __m256i) -> [i32; 8] {
+    let mut lanes = [0; 8];
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: the array has exactly the eight integers that are written.
+    unsafe {
+        _mm256_storeu_si256(lanes.as_mut_ptr().cast(), register);
+    }
+    lanes
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn store_words(register: __m256i, words: &mut [u32]) {
+    let words: &mut [u32; 8] = words.first_chunk_mut().expect("room for a register's worth of words");
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: the array has exactly the eight words that are written; no alignment is asked for.
+    unsafe {
+        _mm256_storeu_si256(words.as_mut_ptr().cast(), register);
+    }
+}
+
+/// Candidates whose sums are added up together.
 const SHARING: usize = 4;
 
 #[target_feature(enable = "avx2,fma")]
@@ -57,14 +152,18 @@ fn products<const BITS: usize, const BYTES: usize>(codes: &[u8], digits: &Digits
                 bytes_with_digits(&group[3], digits),
             ])
         } else {
-            reduce(codes_with_digits::<BITS, BYTES, SHARING>(group, digits))
+            // Two at a time: their sums and codes fill the registers there are.
+            let [a, b, c, d] = group;
+            let [a, b] = codes_with_digits::<BITS, BYTES, 2>([a, b], digits);
+            let [c, d] = codes_with_digits::<BITS, BYTES, 2>([c, d], digits);
+            reduce([a, b, c, d])
         };
     }
     for (codes, into) in last.iter().zip(into_last) {
         let sums = if BITS == 8 {
             bytes_with_digits(codes, digits)
         } else {
-            codes_with_digits::<BITS, BYTES, 1>(std::array::from_ref(codes), digits)[0]
+            codes_with_digits::<BITS, BYTES, 1>([codes], digits)[0]
         };
         *into = reduce([sums; SHARING])[0];
     }
@@ -75,7 +174,7 @@ fn products<const BITS: usize, const BYTES: usize>(codes: &[u8], digits: &Digits
 #[target_feature(enable = "avx2,fma")]
 #[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX2")]
 fn codes_with_digits<const BITS: usize, const BYTES: usize, const R: usize>(
-    codes: &[[u8; BYTES]; R],
+    codes: [&[u8; BYTES]; R],
     digits: &Digits,
 ) -> [[__m256i; DIGITS]; R] {
     let mask = _mm256_set1_epi8(((1 << BITS) - 1) as i8);
@@ -84,7 +183,7 @@ fn codes_with_digits<const BITS: usize, const BYTES: usize, const R: usize>(
     for vector in 0..BITS {
         let mut bytes = [mask; R];
         for i in 0..R {
-            bytes[i] = load_bytes(&codes[i], vector);
+            bytes[i] = load_bytes(codes[i], vector);
         }
         for code in 0..8 / BITS {
             let mut codes = [mask; R];

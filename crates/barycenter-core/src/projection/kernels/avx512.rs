@@ -21,7 +21,12 @@ const SHARING: usize = 4;
 /// As [`project_tiles`].
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vnni")]
 pub(super) fn project<const BITS: usize, const BYTES: usize>(packed: &Packed<'_>, gradient: &[f32]) -> Vec<f64> {
-    project_tiles::<BITS>(packed, gradient, |codes, digits, into| products::<BITS, BYTES>(codes, digits, into))
+    project_tiles::<BITS>(
+        packed,
+        gradient,
+        |digits, gradient| avx2::fill::<BITS>(digits, gradient),
+        |codes, digits, into| products::<BITS, BYTES>(codes, digits, into),
+    )
 }
 
 /// As [`reconstruct_tiles`].

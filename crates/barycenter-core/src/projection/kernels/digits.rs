@@ -18,6 +18,9 @@ const LARGEST: f32 = 32_639.0;
 /// Gradients below this count as zeros: the factor would leave the range of f32.
 const SMALLEST: f32 = 1e-31;
 
+/// Added to a small number, leaves it rounded to a whole one, ties to even, in the low bits of the sum.
+pub(super) const ROUNDING: f32 = 12_582_912.0;
+
 /// The whole numbers of a tile.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
@@ -25,7 +28,7 @@ pub(super) struct Digits {
     /// For every run of words, and every code of a byte: a plane for each digit, the lowest first, in the order of the
     /// run's bytes.
     pub(super) planes: [u32; DIGITS * GROUP / 4],
-    /// The numbers in the order of the elements.
+    /// The numbers in the order of the elements; the kernels for AVX2 and AVX-512 leave them out.
     pub(super) whole: [i32; GROUP],
 }
 
@@ -50,21 +53,12 @@ impl Digits {
     pub(super) fn fill<const BITS: usize>(&mut self, gradient: &[f32; GROUP]) -> Content {
         let magnitude = |g: &f32| (g.to_bits() & 0x7fff_ffff) as i32;
         let largest = gradient.iter().fold(0, |largest, g| magnitude(g).max(largest));
-        if largest >= 0x7f80_0000 {
-            return Content::NotFinite;
-        }
-        let largest = f32::from_bits(largest as u32);
-        if largest < SMALLEST {
-            return Content::Nothing;
-        }
-        let factor = LARGEST / largest;
+        let factor = match factor(largest) {
+            Ok(factor) => factor,
+            Err(content) => return content,
+        };
         for (whole, g) in self.whole.iter_mut().zip(gradient) {
-            let steps = g * factor;
-            let rounded = steps + 0.5f32.copysign(steps);
-            #[expect(unsafe_code, reason = "the checked conversion costs three operations more")]
-            // SAFETY: the gradient is finite and its largest becomes `LARGEST`, far inside the range of i32.
-            let value = unsafe { rounded.to_int_unchecked::<i32>() };
-            *whole = value;
+            *whole = (g * factor + ROUNDING).to_bits().wrapping_sub(ROUNDING.to_bits()) as i32;
         }
         self.split::<BITS>();
         // 256 numbers of at most `LARGEST` sum up within an i32.
@@ -93,6 +87,20 @@ impl Digits {
             }
         }
     }
+}
+
+/// What turns gradients whose largest has this magnitude (its bits without the sign) into whole numbers; the content of the
+/// tile where there is no such factor.
+#[inline(always)]
+pub(super) fn factor(largest: i32) -> Result<f32, Content> {
+    if largest >= 0x7f80_0000 {
+        return Err(Content::NotFinite);
+    }
+    let largest = f32::from_bits(largest as u32);
+    if largest < SMALLEST {
+        return Err(Content::Nothing);
+    }
+    Ok(LARGEST / largest)
 }
 
 /// The digits −128 … 127 of a number to base 256, one a byte; the upper two bytes are not used.

@@ -148,19 +148,20 @@ fn project_chunk(processor: Processor, packed: &Packed<'_>, gradient: &[f32]) ->
         };
     }
     match packed.bits {
-        1 => project_tiles::<1>(packed, gradient, portable::products::<1>),
-        2 => project_tiles::<2>(packed, gradient, portable::products::<2>),
-        4 => project_tiles::<4>(packed, gradient, portable::products::<4>),
-        8 => project_tiles::<8>(packed, gradient, portable::products::<8>),
+        1 => project_tiles::<1>(packed, gradient, Digits::fill::<1>, portable::products::<1>),
+        2 => project_tiles::<2>(packed, gradient, Digits::fill::<2>, portable::products::<2>),
+        4 => project_tiles::<4>(packed, gradient, Digits::fill::<4>, portable::products::<4>),
+        8 => project_tiles::<8>(packed, gradient, Digits::fill::<8>, portable::products::<8>),
         _ => for_processor!(processor, float::project, (packed: &Packed<'_>, gradient: &[f32]) -> Vec<f64>),
     }
 }
 
-/// Projects tile by tile; `products` gives `Σ code · whole` of a tile's candidates.
+/// Projects tile by tile; `fill` makes whole numbers of a tile's gradient, `products` gives `Σ code · whole` of a tile's candidates.
 #[inline(always)]
 fn project_tiles<const BITS: usize>(
     packed: &Packed<'_>,
     gradient: &[f32],
+    fill: impl Fn(&mut Digits, &[f32; GROUP]) -> Content,
     products: impl Fn(&[u8], &Digits, &mut [i32]),
 ) -> Vec<f64> {
     let n = packed.n;
@@ -168,7 +169,14 @@ fn project_tiles<const BITS: usize>(
     let mut digits = Digits::new();
     let tiles = packed.codes.chunks_exact(n * 32 * BITS).zip(packed.scales.chunks_exact(n));
     for (columns, (codes, scales)) in gradient.chunks(GROUP).zip(tiles) {
-        match digits.fill::<BITS>(&padded(columns)) {
+        let short;
+        let columns = if let Some(columns) = columns.first_chunk() {
+            columns
+        } else {
+            short = padded(columns);
+            &short
+        };
+        match fill(&mut digits, columns) {
             Content::Nothing => {}
             Content::NotFinite => sums.fill(f64::NAN),
             Content::Whole { unit, sum } => {
