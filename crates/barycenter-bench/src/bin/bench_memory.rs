@@ -85,8 +85,9 @@ fn run(folder: &Path, name: &str) -> Result<()> {
         dataset_bytes: 0,
     });
     let names: Vec<String> = (0..n).map(|i| format!("candidate {i}")).collect();
+    let options = options(bits, batch_size, Loss::of(data.fit.dataset.kind()));
     let peak = HeldPeak::watch();
-    let averaging = Averaging::new(network, &candidates, &names, data, options(bits, batch_size), &mut Silent)?;
+    let averaging = Averaging::new(network, &candidates, &names, data, options, &mut Silent)?;
     let projection = averaging.build_projection(&mut Silent)?;
     averaging.run(&projection, None, &mut Silent)?;
     let line = serde_json::json!({
@@ -98,7 +99,7 @@ fn run(folder: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn options(bits: u8, batch_size: usize) -> AverageOptions {
+fn options(bits: u8, batch_size: usize, loss: Loss) -> AverageOptions {
     AverageOptions {
         granularity: Granularity::Model,
         bits,
@@ -109,7 +110,7 @@ fn options(bits: u8, batch_size: usize) -> AverageOptions {
         batch_size,
         history_every: 10,
         augmentation: Augmentation::default(),
-        loss: Loss::CrossEntropy { label_smoothing: 0.0 },
+        loss,
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Recompute, augment: false, batches: None },
         guard: true,
         seed: 1,
