@@ -50,7 +50,7 @@ BANDWIDTH = {
 
 def projection(machine, _data):
     """Both passes at n = 32, D = 25M against the read bandwidth of the same moment, and against the reference's expression."""
-    lines = {line["figure"]: line for line in machine.lines(machine.ours("bench_projection", 2, 32, 25_000_000, 15))}
+    lines = {line["figure"]: line for line in machine.lines(machine.ours("bench_projection", 2, 32, 25_000_000, 15, machine.folder))}
     rows = [
         at_least(
             f"{figure}, n=32, D=25M, bytes/s of read bandwidth",

@@ -18,11 +18,6 @@ pub fn held_bytes() -> u64 {
     status("RssAnon:")
 }
 
-/// Lets the peak start again from what is held now, after freed memory has gone back to the system.
-pub fn forget_peak() {
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-}
-
 /// Processor time of all threads so far, in seconds, in steps of 10 ms.
 pub fn cpu_seconds() -> f64 {
     const TICKS_A_SECOND: f64 = 100.0;

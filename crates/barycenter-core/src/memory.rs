@@ -18,6 +18,20 @@ pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Vec<T> {
     buffer
 }
 
+/// Asks for the cache line of a value that will be read soon; any address will do.
+#[expect(clippy::inline_always, reason = "a call costs more than what it does")]
+#[inline(always)]
+pub(crate) fn prefetch<T>(value: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "the intrinsic asks for SSE, which every x86-64 has")]
+    // SAFETY: a prefetch is a hint; no address faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(value.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
 #[cfg(target_os = "linux")]
 fn advise(start: *const u8, bytes: usize) {
     #[expect(unsafe_code, reason = "advice takes a pointer")]

@@ -5,7 +5,13 @@
 //! Without a shape the program runs itself once for each, since a peak is one of a process. Each line has {figure,
 //! estimated_bytes, held_bytes}; held are pages of the process's own, as mapped files can be dropped at any time.
 
-use std::{collections::BTreeMap, fs::File, path::Path, process::Command, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
 
 use barycenter_bench::process::HeldPeak;
 use barycenter_core::{
@@ -60,19 +66,41 @@ fn main() -> Result<()> {
     let Some(name) = arguments.get(1) else {
         let program = std::env::current_exe().expect("a running program");
         for name in SHAPES {
-            let ran = Command::new(&program).args([folder.as_str(), name]).status().expect("a program that runs");
-            assert!(ran.success(), "{name}: {ran}");
+            for work in ["make", "run"] {
+                let ran = Command::new(&program).args([folder, name, work]).status().expect("a program that runs");
+                assert!(ran.success(), "{work} {name}: {ran}");
+            }
         }
         return Ok(());
     };
-    run(Path::new(folder), name)
+    let (folder, work) = (Path::new(folder), arguments.get(2).map_or("run", String::as_str));
+    if work == "make" { make(folder, name) } else { run(folder, name) }
+}
+
+/// Writes a job's candidates and data, in a process of its own: an allocator keeps some of what is freed.
+fn make(folder: &Path, name: &str) -> Result<()> {
+    let Shape { spec, sample, samples, n, .. } = shape(name)?;
+    let network = spec.build()?;
+    for i in 0..n {
+        write_candidate(&*network, &candidate_path(folder, name, i), i)?;
+    }
+    write_dataset(&*network, &dataset_path(folder, name), &sample, samples)
+}
+
+fn candidate_path(folder: &Path, name: &str, i: usize) -> PathBuf {
+    folder.join(format!("memory_{name}_{i}.safetensors"))
+}
+
+fn dataset_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("memory_{name}_data.safetensors"))
 }
 
 fn run(folder: &Path, name: &str) -> Result<()> {
-    let Shape { spec, sample, samples, batch_size, n, bits } = shape(name)?;
+    let Shape { spec, sample, batch_size, n, bits, .. } = shape(name)?;
     let network: Arc<dyn Network> = Arc::from(spec.build()?);
-    let candidates = (0..n).map(|i| candidate(&*network, folder, name, i)).collect::<Result<Vec<_>>>()?;
-    let data = Arc::new(dataset(&*network, folder, name, &sample, samples)?);
+    let candidates: Vec<_> =
+        (0..n).map(|i| CheckpointFile::open(candidate_path(folder, name, i))).collect::<Result<_>>()?;
+    let data = Arc::new(Dataset::open(&dataset_path(folder, name), None)?);
     let part = Part::all(data);
     let data = AverageData { fit: part.clone(), select: part.clone(), test: Some(part.clone()), batch_norm: part };
     let parameters: Vec<usize> = network.parameters().iter().map(|spec| spec.len()).collect();
@@ -117,8 +145,7 @@ fn options(bits: u8, batch_size: usize, loss: Loss) -> AverageOptions {
     }
 }
 
-fn candidate(network: &dyn Network, folder: &Path, name: &str, i: usize) -> Result<CheckpointFile> {
-    let path = folder.join(format!("memory_{name}_{i}.safetensors"));
+fn write_candidate(network: &dyn Network, path: &Path, i: usize) -> Result<()> {
     let tensors = network.tensors().iter().filter(|tensor| !matches!(tensor.role, Role::Tied(_) | Role::Carried));
     let specs = tensors.clone().map(|tensor| {
         let dtype = if tensor.role == Role::BatchCount { Dtype::I64 } else { Dtype::F32 };
@@ -126,7 +153,7 @@ fn candidate(network: &dyn Network, folder: &Path, name: &str, i: usize) -> Resu
     });
     let (mut shared, mut own) = (network.initial_parameters(0), network.initial_parameters(1 + i as u64));
     let mut values = shared.drain(..).zip(own.drain(..));
-    let mut writer = Writer::new(file(&path)?, specs.collect(), &BTreeMap::new())?;
+    let mut writer = Writer::new(file(path)?, specs.collect(), &BTreeMap::new())?;
     for tensor in tensors {
         let bytes: Vec<u8> = match tensor.role {
             Role::Parameter => {
@@ -139,30 +166,29 @@ fn candidate(network: &dyn Network, folder: &Path, name: &str, i: usize) -> Resu
         writer.write(&tensor.name, &bytes)?;
     }
     writer.finish()?;
-    CheckpointFile::open(&path)
+    Ok(())
 }
 
-fn dataset(network: &dyn Network, folder: &Path, name: &str, sample: &[usize], samples: usize) -> Result<Dataset> {
-    let path = folder.join(format!("memory_{name}_data.safetensors"));
+fn write_dataset(network: &dyn Network, path: &Path, sample: &[usize], samples: usize) -> Result<()> {
     let mut draws = Draws::keyed(&[7]);
     let shape = [&[samples], sample].concat();
     let count = shape.iter().product::<usize>();
     let spec = |name: &str, dtype, shape| TensorSpec { name: name.to_owned(), dtype, shape };
     if network.reads_tokens() {
         let tokens: Vec<u8> = (0..count).flat_map(|_| (draws.below(network.outputs()) as i64).to_le_bytes()).collect();
-        let mut writer = Writer::new(file(&path)?, vec![spec("tokens", Dtype::I64, shape)], &BTreeMap::new())?;
+        let mut writer = Writer::new(file(path)?, vec![spec("tokens", Dtype::I64, shape)], &BTreeMap::new())?;
         writer.write("tokens", &tokens)?;
         writer.finish()?;
     } else {
         let inputs: Vec<u8> = (0..count).flat_map(|_| (draws.normal() as f32).to_le_bytes()).collect();
         let labels: Vec<u8> = (0..samples).flat_map(|i| ((i % CLASSES) as i64).to_le_bytes()).collect();
         let specs = vec![spec("inputs", Dtype::F32, shape), spec("labels", Dtype::I64, vec![samples])];
-        let mut writer = Writer::new(file(&path)?, specs, &BTreeMap::new())?;
+        let mut writer = Writer::new(file(path)?, specs, &BTreeMap::new())?;
         writer.write("inputs", &inputs)?;
         writer.write("labels", &labels)?;
         writer.finish()?;
     }
-    Dataset::open(&path, None)
+    Ok(())
 }
 
 fn file(path: &Path) -> Result<File> {

@@ -1,10 +1,12 @@
 //! Prints, as lines of JSON, the times of `project` and `reconstruct` against the speed at which this machine reads memory.
 //!
-//! `cargo run --release -p barycenter-bench --bin bench_projection [threads] [candidates] [columns] [rounds]`
+//! `cargo run --release -p barycenter-bench --bin bench_projection [threads] [candidates] [columns] [rounds] [FOLDER]`
+//!
+//! FOLDER (`target/bench`) is there and holds a projection for a while.
 //!
 //! Each line has {figure, seconds, bytes, bandwidth, ratio, peak_rss_bytes}: the best time of the rounds, the bytes of
 //! packed projection, scales and vectors that were read or written, the best bandwidth read in the same rounds, in bytes a
-//! second, the pass's own bandwidth over that, and the most memory this process held while the rounds lasted.
+//! second, the pass's own bandwidth over that, and the most memory that the process which measures them has held.
 
 use std::time::Instant;
 
@@ -26,21 +28,42 @@ fn main() -> Result<()> {
     };
     let (threads, n, columns, rounds) = (argument(1, 2), argument(2, 32), argument(3, 25_000_000), argument(4, 9));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
-    pool.install(|| [4, 8, 2, 1].into_iter().try_for_each(|bits| measure(n, columns, bits, rounds)))
+    match (std::env::args().nth(5).as_deref(), std::env::args().nth(6)) {
+        (Some("make"), Some(file)) => {
+            let bits = argument(7, 4) as u8;
+            pool.install(|| projection(n, columns, bits))?.save(file)
+        }
+        (Some("measure"), Some(file)) => pool.install(|| measure(&Projection::load(file)?, columns, rounds)),
+        (folder, _) => in_processes(folder.unwrap_or("target/bench"), [threads, n, columns, rounds]),
+    }
 }
 
-/// The projection of `n` candidates made for it, which are gone afterwards: a fit does not hold them either.
+/// Makes each projection in one process and measures it in another, which has held nothing else: nor has a worker that
+/// finds the projection in its cache.
+fn in_processes(folder: &str, sizes: [usize; 4]) -> Result<()> {
+    let program = std::env::current_exe().expect("this program's file");
+    let file = std::path::Path::new(folder).join("projection");
+    for bits in ["4", "8", "2", "1"] {
+        for work in ["make", "measure"] {
+            let mut command = std::process::Command::new(&program);
+            command.args(sizes.map(|size| size.to_string())).arg(work).arg(&file).arg(bits);
+            assert!(command.status().is_ok_and(|status| status.success()), "{work} at {bits} bits fails");
+        }
+    }
+    let _ = std::fs::remove_file(&file);
+    Ok(())
+}
+
 fn projection(n: usize, columns: usize, bits: u8) -> Result<Projection> {
     let candidates = (0..n).into_par_iter().map(|i| candidate(i, columns)).collect::<Result<Vec<_>>>()?;
     let blocks = Blocks::new(&[("w".to_owned(), columns)], Granularity::Model);
     Projection::build(&candidates, &["w".to_owned()], &blocks, bits, &mut |_, _| Ok(()))
 }
 
-fn measure(n: usize, columns: usize, bits: u8, rounds: usize) -> Result<()> {
-    let projection = projection(n, columns, bits)?;
+fn measure(projection: &Projection, columns: usize, rounds: usize) -> Result<()> {
+    let (n, bits) = (projection.n(), projection.bits());
     let (gradient, mut weights) = (vec![numbers(99, columns)], vec![vec![0.0; columns]]);
     let x = vec![0.01; n];
-    process::forget_peak();
     let memory: &[u8] = bytemuck::cast_slice(&gradient[0]);
     let (mut read, mut project, mut reconstruct) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
     for _ in 0..rounds {

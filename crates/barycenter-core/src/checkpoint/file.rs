@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs::File, io::Write, ops::Range, path::Path, sync::Arc};
 
 use super::{
-    DEFAULT_HEADER_LIMIT, Layout, TensorLayout, TensorSpec, Writer, Written,
+    DEFAULT_HEADER_LIMIT, Dtype, Layout, TensorLayout, TensorSpec, Writer, Written,
     layout::shown,
     numbers::{decode_f32, decode_f64},
 };
@@ -155,6 +155,17 @@ impl CheckpointFile {
         let tensor = self.tensor(name)?;
         decode_f32(tensor.dtype, self.elements(tensor, first..first + into.len())?, into);
         Ok(())
+    }
+
+    /// A tensor of f32 where it lies; nothing where it is of another type, not aligned, or this machine orders bytes
+    /// otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where there is no such tensor.
+    pub(crate) fn as_f32(&self, name: &str) -> Result<Option<&[f32]>> {
+        let tensor = self.tensor(name)?;
+        let is_stored_so = tensor.dtype == Dtype::F32 && cfg!(target_endian = "little");
+        Ok(if is_stored_so { bytemuck::try_cast_slice(self.bytes_of(tensor)).ok() } else { None })
     }
 
     /// Elements `first .. first + into.len()` of a floating-point tensor as f64, exactly.

@@ -103,7 +103,10 @@ fn average_f64(rows: &[&[u8]], weights: &[f64], output: &mut [u8]) {
     }
 }
 
-/// Sums strip by strip; `decode` reads one stored number, `encode` writes a strip of sums.
+/// Sums of so many neighbours stay in registers while the rows go by.
+const LANES: usize = 16;
+
+/// Sums a few neighbours over all rows at a time; `decode` reads one stored number, `encode` writes their sums.
 #[inline(always)]
 fn strips<const N: usize>(
     rows: &[&[u8]],
@@ -112,17 +115,26 @@ fn strips<const N: usize>(
     decode: impl Fn([u8; N]) -> f64,
     encode: impl Fn(&[f64], &mut [[u8; N]]),
 ) {
-    for (strip, output) in output.as_chunks_mut::<N>().0.chunks_mut(STRIP).enumerate() {
+    let (strips, rest) = output.as_chunks_mut::<N>().0.as_chunks_mut::<LANES>();
+    let whole = strips.len();
+    for (strip, output) in strips.iter_mut().enumerate() {
         // Minus zero is what changes nothing when it is added to: a sum of minus zeros stays one.
-        let mut sums = [-0.0; STRIP];
+        let mut sums = [-0.0; LANES];
         for (row, weight) in rows.iter().zip(weights) {
-            let row = &row.as_chunks::<N>().0[STRIP * strip..][..output.len()];
+            let row = &row.as_chunks::<N>().0.as_chunks::<LANES>().0[strip];
             for (sum, bytes) in sums.iter_mut().zip(row) {
                 *sum += weight * decode(*bytes);
             }
         }
         encode(&sums, output);
     }
+    let mut sums = [-0.0; LANES];
+    for (row, weight) in rows.iter().zip(weights) {
+        for (sum, bytes) in sums.iter_mut().zip(&row.as_chunks::<N>().0[whole * LANES..]) {
+            *sum += weight * decode(*bytes);
+        }
+    }
+    encode(&sums[..rest.len()], rest);
 }
 
 /// Types without a kernel of their own, and the plain version that tests hold the others to.

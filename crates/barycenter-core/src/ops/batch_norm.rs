@@ -1,5 +1,7 @@
 //! Batch normalisation (Ioffe and Szegedy 2015) with what follows it in a residual block: `relu(norm(x) + shortcut)`.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -9,6 +11,7 @@ use super::moments::Moments;
 use super::plan::Needs;
 use super::relu::mask;
 use super::storage::{read, read_two, tensor};
+use crate::processor::{Processor, for_processor};
 
 /// Which moments normalise, and what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,20 +95,12 @@ impl BatchNorm {
         let line = self.line(affine);
         let length = line.scale.len();
         let mut result = vec![0.0; inputs.len()];
-        let relu = self.form.relu;
+        let (relu, line) = (self.form.relu, &line);
         let pieces = result.par_chunks_mut(length).zip(inputs.par_chunks(length));
         match residual {
-            None => pieces.for_each(|(result, inputs)| {
-                let terms = inputs.iter().zip(&line.scale).zip(&line.shift);
-                for (result, ((x, scale), shift)) in result.iter_mut().zip(terms) {
-                    *result = rectified(x * scale + shift, relu);
-                }
-            }),
+            None => pieces.for_each(|(result, inputs)| normalise(line, (inputs, None), relu, result)),
             Some(residual) => pieces.zip(residual.par_chunks(length)).for_each(|((result, inputs), residual)| {
-                let terms = inputs.iter().zip(&line.scale).zip(&line.shift).zip(residual);
-                for (result, (((x, scale), shift), residual)) in result.iter_mut().zip(terms) {
-                    *result = rectified(x * scale + shift + residual, relu);
-                }
+                normalise(line, (inputs, Some(residual)), relu, result);
             }),
         }
         result
@@ -124,7 +119,7 @@ impl BatchNorm {
                 if self.form.relu {
                     mask(gradient, output);
                 }
-                sum_channels(inputs.len(), channels, &GradientTerms { gradient, inputs, means: &self.mean })
+                piece_sums(gradient, inputs, &self.mean)
             })
             .collect();
         let (mut plain, mut centred) = (vec![0.0_f64; channels], vec![0.0_f64; channels]);
@@ -163,18 +158,72 @@ impl BatchNorm {
         let repeats = length / channels;
         let [of_gradient, of_input, shift] = [of_gradient, of_input, shift].map(|line| line.repeat(repeats));
         gradient.par_chunks_mut(length).zip(inputs.par_chunks(length)).for_each(|(gradient, inputs)| {
-            let lines = of_gradient.iter().zip(&of_input).zip(&shift);
-            for ((g, x), ((a, b), d)) in gradient.iter_mut().zip(inputs).zip(lines) {
-                *g = a * *g + (b * x + d);
-            }
+            apply([&of_gradient, &of_input, &shift], inputs, gradient);
         });
     }
 }
 
+/// `result = line(inputs) + residual`, then `ReLU`.
+fn normalise(line: &Line, addends: (&[f32], Option<&[f32]>), relu: bool, result: &mut [f32]) {
+    for_processor!(
+        Processor::detected(),
+        normalise_plain,
+        (line: &Line, addends: (&[f32], Option<&[f32]>), relu: bool, result: &mut [f32])
+    );
+}
+
+#[inline(always)]
+fn normalise_plain(line: &Line, (inputs, residual): (&[f32], Option<&[f32]>), relu: bool, result: &mut [f32]) {
+    let terms = inputs.iter().zip(&line.scale).zip(&line.shift);
+    match residual {
+        None => {
+            for (result, ((x, scale), shift)) in result.iter_mut().zip(terms) {
+                *result = rectified(x * scale + shift, relu);
+            }
+        }
+        Some(residual) => {
+            for (result, (((x, scale), shift), residual)) in result.iter_mut().zip(terms.zip(residual)) {
+                *result = rectified(x * scale + shift + residual, relu);
+            }
+        }
+    }
+}
+
 /// Unlike `max`, lets a NaN through, so that a broken model shows.
-#[inline]
+#[inline(always)]
 fn rectified(value: f32, relu: bool) -> f32 {
     if relu && value < 0.0 { 0.0 } else { value }
+}
+
+/// `gradient = of_gradient · gradient + (of_input · inputs + shift)`, the three lines in that order.
+fn apply(lines: [&[f32]; 3], inputs: &[f32], gradient: &mut [f32]) {
+    for_processor!(
+        Processor::detected(),
+        apply_plain,
+        (lines: [&[f32]; 3], inputs: &[f32], gradient: &mut [f32])
+    );
+}
+
+#[inline(always)]
+fn apply_plain([of_gradient, of_input, shift]: [&[f32]; 3], inputs: &[f32], gradient: &mut [f32]) {
+    let lines = of_gradient.iter().zip(of_input).zip(shift);
+    for ((g, x), ((a, b), d)) in gradient.iter_mut().zip(inputs).zip(lines) {
+        *g = a * *g + (b * x + d);
+    }
+}
+
+/// `Σ g` and `Σ g (x - mean)` of a piece, for each channel.
+fn piece_sums(gradient: &[f32], inputs: &[f32], means: &[f32]) -> [Vec<f32>; 2] {
+    for_processor!(
+        Processor::detected(),
+        piece_sums_plain,
+        (gradient: &[f32], inputs: &[f32], means: &[f32]) -> [Vec<f32>; 2]
+    )
+}
+
+#[inline(always)]
+fn piece_sums_plain(gradient: &[f32], inputs: &[f32], means: &[f32]) -> [Vec<f32>; 2] {
+    sum_channels(inputs.len(), means.len(), &GradientTerms { gradient, inputs, means })
 }
 
 /// Terms of `Σ g` and `Σ g (x - mean)`.
@@ -185,7 +234,7 @@ struct GradientTerms<'a> {
 }
 
 impl Terms<2> for GradientTerms<'_> {
-    #[inline]
+    #[inline(always)]
     fn at<const N: usize>(&self, position: usize, channel: usize) -> [[f32; N]; 2] {
         let gradient = lanes::<N>(self.gradient, position);
         let (inputs, means) = (lanes::<N>(self.inputs, position), lanes::<N>(self.means, channel));

@@ -1,6 +1,10 @@
 //! Sums over the rows of a [rows, channels] array, one for each channel.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use rayon::prelude::*;
+
+use crate::processor::{Processor, for_processor};
 
 /// Channels summed side by side in registers.
 const LANES: usize = 16;
@@ -21,7 +25,7 @@ pub(super) trait Terms<const SUMS: usize> {
 }
 
 /// The sums over one piece of `length` elements, each `channels` long.
-#[inline]
+#[inline(always)]
 pub(super) fn sum_channels<const SUMS: usize>(
     length: usize,
     channels: usize,
@@ -40,13 +44,14 @@ pub(super) fn sum_channels<const SUMS: usize>(
     sums
 }
 
+#[inline(always)]
 fn write<const N: usize, const SUMS: usize>(sums: &mut [Vec<f32>; SUMS], channel: usize, lanes: &[[f32; N]; SUMS]) {
     for (sum, lanes) in sums.iter_mut().zip(lanes) {
         sum[channel..channel + N].copy_from_slice(lanes);
     }
 }
 
-#[inline]
+#[inline(always)]
 fn sum_lanes<const N: usize, const SUMS: usize>(
     length: usize,
     channels: usize,
@@ -73,7 +78,7 @@ fn sum_lanes<const N: usize, const SUMS: usize>(
     first
 }
 
-#[inline]
+#[inline(always)]
 fn add<const N: usize, const SUMS: usize>(sums: &mut [[f32; N]; SUMS], terms: &[[f32; N]; SUMS]) {
     for (sums, terms) in sums.iter_mut().zip(terms) {
         for (sum, term) in sums.iter_mut().zip(terms) {
@@ -83,25 +88,35 @@ fn add<const N: usize, const SUMS: usize>(sums: &mut [[f32; N]; SUMS], terms: &[
 }
 
 /// The `N` elements from `position` on.
-#[inline]
+#[inline(always)]
 pub(super) fn lanes<const N: usize>(elements: &[f32], position: usize) -> &[f32; N] {
     elements[position..position + N].first_chunk().expect("the slice has N elements")
 }
 
 /// The elements themselves as terms.
-pub(super) struct Plain<'a>(pub(super) &'a [f32]);
+struct Plain<'a>(&'a [f32]);
 
 impl Terms<1> for Plain<'_> {
-    #[inline]
+    #[inline(always)]
     fn at<const N: usize>(&self, position: usize, _channel: usize) -> [[f32; N]; 1] {
         [*lanes(self.0, position)]
     }
 }
 
+/// The sums of a piece's own elements.
+pub(super) fn plain_sums(piece: &[f32], channels: usize) -> [Vec<f32>; 1] {
+    for_processor!(Processor::detected(), plain_sums_plain, (piece: &[f32], channels: usize) -> [Vec<f32>; 1])
+}
+
+#[inline(always)]
+fn plain_sums_plain(piece: &[f32], channels: usize) -> [Vec<f32>; 1] {
+    sum_channels(piece.len(), channels, &Plain(piece))
+}
+
 /// Sum of each column of row-major `values` [rows, columns]: pieces of rows, added in order in `f64`.
 pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
     let pieces = values.par_chunks(piece_length(columns));
-    let sums: Vec<[Vec<f32>; 1]> = pieces.map(|piece| sum_channels(piece.len(), columns, &Plain(piece))).collect();
+    let sums: Vec<[Vec<f32>; 1]> = pieces.map(|piece| plain_sums(piece, columns)).collect();
     let mut total = vec![0.0_f64; columns];
     for [piece] in &sums {
         for (total, sum) in total.iter_mut().zip(piece) {

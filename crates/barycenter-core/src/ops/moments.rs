@@ -1,10 +1,13 @@
 //! Mean and variance of each channel, to the last digits that `f32` inputs allow.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::channels::{Plain, Terms, lanes, piece_length, sum_channels};
+use super::channels::{Terms, lanes, piece_length, plain_sums, sum_channels};
 use super::storage::read;
+use crate::processor::{Processor, for_processor};
 
 /// Mean and variance of each channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,12 +70,22 @@ impl Moments {
 /// Means of one piece, and sums of squares about them.
 fn piece_moments(piece: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     let rows = (piece.len() / channels) as f32;
-    let [mut means] = sum_channels(piece.len(), channels, &Plain(piece));
+    let [mut means] = plain_sums(piece, channels);
     for mean in &mut means {
         *mean /= rows;
     }
-    let [squares] = sum_channels(piece.len(), channels, &Squares { values: piece, means: &means });
+    let [squares] = square_sums(piece, &means);
     (means, squares)
+}
+
+/// Sums of squares about the means.
+fn square_sums(piece: &[f32], means: &[f32]) -> [Vec<f32>; 1] {
+    for_processor!(Processor::detected(), square_sums_plain, (piece: &[f32], means: &[f32]) -> [Vec<f32>; 1])
+}
+
+#[inline(always)]
+fn square_sums_plain(piece: &[f32], means: &[f32]) -> [Vec<f32>; 1] {
+    sum_channels(piece.len(), means.len(), &Squares { values: piece, means })
 }
 
 struct Squares<'a> {
@@ -81,7 +94,7 @@ struct Squares<'a> {
 }
 
 impl Terms<1> for Squares<'_> {
-    #[inline]
+    #[inline(always)]
     fn at<const N: usize>(&self, position: usize, channel: usize) -> [[f32; N]; 1] {
         let (values, means) = (lanes::<N>(self.values, position), lanes::<N>(self.means, channel));
         [std::array::from_fn(|lane| (values[lane] - means[lane]) * (values[lane] - means[lane]))]

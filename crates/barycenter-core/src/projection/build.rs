@@ -16,12 +16,18 @@ use crate::{
     Error, Result,
     blocks::Blocks,
     checkpoint::CheckpointFile,
-    memory::zeros,
+    memory::{prefetch, zeros},
     processor::{Processor, for_processor},
 };
 
 /// Columns that are held at a time.
 const STRIP: usize = 4 * GROUP;
+
+/// Numbers of a cache line.
+const LINE: usize = 16;
+
+/// Sums of so many columns stay in registers while the candidates go by.
+const LANES: usize = 16;
 
 impl Projection {
     /// Builds the projection of checked candidates (`checkpoint::check_candidates`), reading every byte once.
@@ -133,10 +139,10 @@ struct Part<'a> {
     scales: &'a mut [f32],
 }
 
-/// What one task holds: as many columns of all candidates as stay in the near caches, and their sums.
-struct Columns {
-    rows: Vec<[f32; STRIP]>,
-    sums: [f64; STRIP],
+/// What one task holds: as many columns of all candidates as stay in the near caches.
+struct Columns<'a> {
+    /// Of [`STRIP`] elements each; zeros where columns are not there.
+    rows: Vec<&'a [f32]>,
     deviations: [f32; GROUP],
     scratch: Scratch,
 }
@@ -151,26 +157,35 @@ fn build_chunk(
 ) -> Result<Vec<f64>> {
     let n = candidates.len();
     let (tiles, bytes) = (STRIP / GROUP, code_bytes(bits));
+    let stored = candidates.iter().map(|candidate| candidate.as_f32(name)).collect::<Result<Vec<_>>>()?;
     let mut squares = vec![0.0; n];
-    let mut held =
-        Columns { rows: vec![[0.0; STRIP]; n], sums: [0.0; STRIP], deviations: [0.0; GROUP], scratch: Scratch::new() };
+    let mut copies = vec![[0.0; STRIP]; n];
+    let (mut deviations, mut scratch) = ([0.0; GROUP], Scratch::new());
     let mut scales = part.scales.chunks_mut(tiles * n);
     let strips = part.centre.chunks_mut(STRIP).zip(part.codes.chunks_mut(tiles * n * bytes));
     for (strip, (centre, codes)) in strips.enumerate() {
-        for (candidate, row) in candidates.iter().zip(&mut held.rows) {
-            candidate.fill_f32(name, chunk * CHUNK + strip * STRIP, &mut row[..centre.len()])?;
+        let first = chunk * CHUNK + strip * STRIP;
+        let mut rows = Vec::with_capacity(n);
+        for ((candidate, stored), copy) in candidates.iter().zip(&stored).zip(&mut copies) {
+            let whole = stored.and_then(|stored| stored.get(first..first + STRIP));
+            if whole.is_none() {
+                copy.fill(0.0);
+                candidate.fill_f32(name, first, &mut copy[..centre.len()])?;
+            }
+            rows.push(whole.unwrap_or(copy));
         }
+        let mut held = Columns { rows, deviations, scratch };
         let mut strip = Part { centre, codes, scales: scales.next().unwrap_or_default() };
-        let (held, strip, squares) = (&mut held, &mut strip, &mut squares[..]);
-        code_columns(Processor::detected(), bits, held, strip, squares);
+        code_columns(Processor::detected(), bits, &mut held, &mut strip, &mut squares);
+        Columns { deviations, scratch, .. } = held;
     }
     Ok(squares)
 }
 
-fn code_columns(processor: Processor, bits: u8, held: &mut Columns, part: &mut Part<'_>, squares: &mut [f64]) {
+fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, squares: &mut [f64]) {
     macro_rules! on_processor {
         ($body:path) => {
-            for_processor!(processor, $body, (held: &mut Columns, part: &mut Part<'_>, squares: &mut [f64]))
+            for_processor!(processor, $body, (held: &mut Columns<'_>, part: &mut Part<'_>, squares: &mut [f64]))
         };
     }
     match bits {
@@ -184,17 +199,19 @@ fn code_columns(processor: Processor, bits: u8, held: &mut Columns, part: &mut P
 
 /// Makes the centre of some columns, and of each candidate the codes, scales and squared norm of its deviation.
 #[inline(always)]
-fn code_strip<const BITS: usize>(held: &mut Columns, part: &mut Part<'_>, squares: &mut [f64]) {
+fn code_strip<const BITS: usize>(held: &mut Columns<'_>, part: &mut Part<'_>, squares: &mut [f64]) {
     let n = held.rows.len();
     // Summed in f64: n equal f32 values give themselves back exactly, so that their deviations are exactly zero.
-    held.sums.fill(0.0);
-    for row in &held.rows {
-        for (sum, value) in held.sums.iter_mut().zip(row) {
-            *sum += f64::from(*value);
+    for (strip, centre) in part.centre.chunks_mut(LANES).enumerate() {
+        let mut sums = [0.0; LANES];
+        for row in &held.rows {
+            for (sum, value) in sums.iter_mut().zip(&row.as_chunks::<LANES>().0[strip]) {
+                *sum += f64::from(*value);
+            }
         }
-    }
-    for (c, sum) in part.centre.iter_mut().zip(&held.sums) {
-        *c = (sum / n as f64) as f32;
+        for (c, sum) in centre.iter_mut().zip(sums) {
+            *c = (sum / n as f64) as f32;
+        }
     }
     let bytes = 32 * BITS;
     for (tile, centre) in part.centre.chunks(GROUP).enumerate() {
@@ -202,6 +219,10 @@ fn code_strip<const BITS: usize>(held: &mut Columns, part: &mut Part<'_>, square
         middle[..centre.len()].copy_from_slice(centre);
         for (i, (row, square)) in held.rows.iter().zip(&mut *squares).enumerate() {
             let row = &row.as_chunks::<GROUP>().0[tile];
+            for line in row.chunks(LINE) {
+                // The same columns of the next strip: this one's take longer to code than those to arrive.
+                prefetch(line.as_ptr().wrapping_add(STRIP));
+            }
             for ((d, value), c) in held.deviations.iter_mut().zip(row).zip(&middle) {
                 *d = value - c;
             }

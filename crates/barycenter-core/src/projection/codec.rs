@@ -84,13 +84,11 @@ pub(super) struct Coded {
 pub(super) struct Scratch {
     /// The group over the power of two below its largest value, so that squares stay in the range of f32.
     values: Reconstruction,
-    levels: Reconstruction,
-    codes: [[u32; GROUP]; 2],
 }
 
 impl Scratch {
     pub(super) fn new() -> Self {
-        Self { values: [0.0; GROUP], levels: [0.0; GROUP], codes: [[0; GROUP]; 2] }
+        Self { values: [0.0; GROUP] }
     }
 }
 
@@ -139,7 +137,7 @@ pub(super) fn code<const BITS: usize>(
     scratch: &mut Scratch,
     codes: &mut [u8],
 ) -> Coded {
-    let Scratch { values, levels, codes: [first, second] } = scratch;
+    let values = &mut scratch.values;
     let Some(measure) = Measure::take(group, values) else {
         codes.fill(0);
         return Coded { scale: 0.0, square: 0.0 };
@@ -151,50 +149,78 @@ pub(super) fn code<const BITS: usize>(
         return Coded { scale: if square.is_nan() { f32::NAN } else { 0.0 }, square };
     }
     let covering = f64::from(measure.largest) / f64::from(1_u32 << (BITS - 1));
-    let mut best = attempt::<BITS>((values, len), gaussian, levels, first);
-    let mut best_codes = first;
+    let mut best;
     if BITS > 1 && covering > gaussian {
-        let other = attempt::<BITS>((values, len), covering, levels, second);
+        let other;
+        [best, other] = attempts::<BITS, 2>((values, len), [gaussian, covering]);
         if other.explained > best.explained {
-            (best, best_codes) = (other, second);
+            best = other;
         }
+    } else {
+        [best] = attempts::<BITS, 1>((values, len), [gaussian]);
     }
-    best_codes[len..].fill(0);
-    packing::pack::<BITS>(best_codes, codes);
+    if len == GROUP {
+        packing::pack::<BITS>(|element| whole::<BITS>(values[element], best.inverse) as u32, codes);
+    } else {
+        let code = |element| if element < len { whole::<BITS>(values[element], best.inverse) as u32 } else { 0 };
+        packing::pack::<BITS>(code, codes);
+    }
     Coded { scale: (best.scale * measure.unit) as f32, square }
 }
 
 /// A group coded with one starting step.
+#[derive(Clone, Copy)]
 struct Attempt {
+    /// One over the starting step.
+    inverse: f32,
     scale: f64,
     /// Squared length that the codes explain; the squared error is the group's squared length less this.
     explained: f64,
 }
 
-/// Codes the values with this step; those after `len` are zero and get any code.
+/// Half of the levels there are.
+const fn half_levels(bits: usize) -> f32 {
+    (1_u32 << (bits - 1)) as f32
+}
+
+/// The code of a value under a step, of which `inverse` is the reciprocal.
 #[inline(always)]
-fn attempt<const BITS: usize>(
-    (values, len): (&Reconstruction, usize),
-    step: f64,
-    levels: &mut Reconstruction,
-    codes: &mut [u32; GROUP],
-) -> Attempt {
-    let half_levels = (1_u32 << (BITS - 1)) as f32;
-    let inverse = (1.0 / step) as f32;
-    for ((code, level), d) in codes.iter_mut().zip(&mut *levels).zip(values) {
-        // Truncation of a number that is not negative is its floor, and needs no call where `floor` would.
-        let place = (d * inverse + half_levels).max(0.0).min(2.0 * half_levels - 1.0);
-        #[expect(unsafe_code, reason = "the checked conversion costs three operations more")]
-        // SAFETY: the number is between 0 and 255.
-        let whole = unsafe { place.to_int_unchecked::<i32>() };
-        *code = whole as u32;
-        *level = whole as f32 + (0.5 - half_levels);
+fn whole<const BITS: usize>(value: f32, inverse: f32) -> i32 {
+    let half = half_levels(BITS);
+    // Truncation of a number that is not negative is its floor, and needs no call where `floor` would.
+    let place = (value * inverse + half).max(0.0).min(2.0 * half - 1.0);
+    #[expect(unsafe_code, reason = "the checked conversion costs three operations more")]
+    // SAFETY: the number is between 0 and 255.
+    unsafe {
+        place.to_int_unchecked::<i32>()
     }
-    // Squares of levels are whole quarters and their sum below 2^24 of them: exact. Zeros after `len` are level ½.
-    let length = dot(levels, levels) - 0.25 * (GROUP - len) as f64;
-    let product = dot(levels, values);
-    // Least squares: the Δ that minimises Σ (d − Δ·level)² for these codes.
-    Attempt { scale: product / length, explained: product * product / length }
+}
+
+/// What the codes under each of the steps explain of the values, of which those after `len` are zero.
+#[inline(always)]
+fn attempts<const BITS: usize, const N: usize>(
+    (values, len): (&Reconstruction, usize),
+    steps: [f64; N],
+) -> [Attempt; N] {
+    let inverses = steps.map(|step| (1.0 / step) as f32);
+    let (mut lengths, mut products) = ([[0f32; LANES]; N], [[0f32; LANES]; N]);
+    for values in values.as_chunks::<LANES>().0 {
+        for attempt in 0..N {
+            let (lengths, products) = (&mut lengths[attempt], &mut products[attempt]);
+            for lane in 0..LANES {
+                let level = whole::<BITS>(values[lane], inverses[attempt]) as f32 + (0.5 - half_levels(BITS));
+                lengths[lane] += level * level;
+                products[lane] += level * values[lane];
+            }
+        }
+    }
+    std::array::from_fn(|attempt| {
+        // Squares of levels are whole quarters and their sum below 2^24 of them: exact. Zeros after `len` are level ½.
+        let length = total(&lengths[attempt]) - 0.25 * (GROUP - len) as f64;
+        let product = total(&products[attempt]);
+        // Least squares: the Δ that minimises Σ (d − Δ·level)² for these codes.
+        Attempt { inverse: inverses[attempt], scale: product / length, explained: product * product / length }
+    })
 }
 
 /// Inner product of two groups, in an order that vectorises and never changes.

@@ -23,25 +23,25 @@ pub(super) const fn code_bytes(bits: u8) -> usize {
     GROUP / 8 * bits as usize
 }
 
-/// Packs the codes of a group; `into` holds 32 · `BITS` bytes.
+/// Packs the codes of a group, which `code` gives by element; `into` holds 32 · `BITS` bytes.
 #[inline(always)]
-pub(super) fn pack<const BITS: usize>(codes: &[u32; GROUP], into: &mut [u8]) {
+pub(super) fn pack<const BITS: usize>(code: impl Fn(usize) -> u32, into: &mut [u8]) {
     if BITS == 1 {
-        pack_runs::<BITS, 8>(codes, into);
+        pack_runs::<BITS, 8>(code, into);
     } else {
-        pack_runs::<BITS, 16>(codes, into);
+        pack_runs::<BITS, 16>(code, into);
     }
 }
 
 /// As [`pack`], in runs of `RUN` words; a register's worth of them is shifted at once.
 #[inline(always)]
-fn pack_runs<const BITS: usize, const RUN: usize>(codes: &[u32; GROUP], into: &mut [u8]) {
-    let codes = codes.as_chunks::<RUN>().0.chunks_exact(slots(BITS));
-    for (codes, into) in codes.zip(into.chunks_exact_mut(4 * RUN)) {
+fn pack_runs<const BITS: usize, const RUN: usize>(code: impl Fn(usize) -> u32, into: &mut [u8]) {
+    for (run, into) in into.chunks_exact_mut(4 * RUN).enumerate() {
         let mut words = [0; RUN];
-        for codes in codes.iter().rev() {
-            for (word, code) in words.iter_mut().zip(codes) {
-                *word = *word << BITS | code;
+        for slot in (0..slots(BITS)).rev() {
+            let first = (run * slots(BITS) + slot) * RUN;
+            for (lane, word) in words.iter_mut().enumerate() {
+                *word = *word << BITS | code(first + lane);
             }
         }
         for (bytes, word) in into.as_chunks_mut::<4>().0.iter_mut().zip(words) {
@@ -86,7 +86,7 @@ mod tests {
             state >> (32 - BITS)
         });
         let mut bytes = vec![0; 32 * BITS];
-        pack::<BITS>(&codes, &mut bytes);
+        pack::<BITS>(|element| codes[element], &mut bytes);
         assert_eq!(bytes, element_by_element::<BITS>(&codes));
         assert_eq!(unpack::<BITS>(&bytes), codes);
     }

@@ -4,16 +4,19 @@ use std::arch::x86_64::{
     __m256, __m256i, _MM_HINT_T0, _mm_add_epi32, _mm_prefetch, _mm_sfence, _mm_storeu_si128, _mm_stream_ps,
     _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_and_si256, _mm256_castps_si256,
     _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_extractf128_ps,
-    _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_hadd_epi32, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_epi32, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi32,
-    _mm256_srli_epi16, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_extracti128_si256, _mm256_hadd_epi32, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_maddubs_epi16, _mm256_max_epi32, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srli_epi16,
+    _mm256_srli_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_unpackhi_epi8,
+    _mm256_unpackhi_epi16, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi8, _mm256_unpacklo_epi16,
+    _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
 };
 
 use super::{
     super::{GROUP, packing},
-    BLOCK, Packed, Target,
+    Packed, Target,
     digits::{self, Content, DIGITS, Digits, ROUNDING},
+    factors::Block,
     project_tiles, reconstruct_tiles,
 };
 
@@ -34,7 +37,7 @@ pub(super) fn reconstruct<const BITS: usize, const BYTES: usize>(packed: &Packed
     reconstruct_tiles::<BITS>(
         packed,
         target,
-        |codes, factors, offsets, into| combine::<BITS, BYTES>(codes, (factors, offsets), into),
+        |codes, block, first, into| combine::<BITS, BYTES>(codes, block, first, into),
         |sums, centre, weights, stream| store(sums, centre, weights, stream),
     );
     if target.stream {
@@ -270,68 +273,115 @@ fn whole(sums: [__m256i; DIGITS]) -> __m256i {
     _mm256_add_epi32(sums[0], _mm256_slli_epi32::<8>(sums[1]))
 }
 
+/// As `portable::combine`.
+#[inline]
 #[target_feature(enable = "avx2,fma")]
-fn combine<const BITS: usize, const BYTES: usize>(codes: &[u8], factors: (&[f32], &[f32]), into: &mut [f32; GROUP]) {
+fn combine<const BITS: usize, const BYTES: usize>(codes: &[u8], block: &Block, first: bool, into: &mut [f32; GROUP]) {
     let (codes, _) = codes.as_chunks::<BYTES>();
     for vector in 0..BITS {
-        match BITS {
-            1 => {
-                combine_slots::<BITS, BYTES, 0, 8>(codes, factors, vector, into);
-                combine_slots::<BITS, BYTES, 8, 8>(codes, factors, vector, into);
-                combine_slots::<BITS, BYTES, 16, 8>(codes, factors, vector, into);
-                combine_slots::<BITS, BYTES, 24, 8>(codes, factors, vector, into);
-            }
-            2 => {
-                combine_slots::<BITS, BYTES, 0, 8>(codes, factors, vector, into);
-                combine_slots::<BITS, BYTES, 8, 8>(codes, factors, vector, into);
-            }
-            4 => combine_slots::<BITS, BYTES, 0, 8>(codes, factors, vector, into),
-            _ => combine_slots::<BITS, BYTES, 0, 4>(codes, factors, vector, into),
+        combine_codes::<BITS, BYTES, 0>(codes, block, (vector, first), into);
+        if BITS < 4 {
+            combine_codes::<BITS, BYTES, 2>(codes, block, (vector, first), into);
+        }
+        if BITS == 1 {
+            combine_codes::<BITS, BYTES, 4>(codes, block, (vector, first), into);
+            combine_codes::<BITS, BYTES, 6>(codes, block, (vector, first), into);
         }
     }
 }
 
-/// Sums of `COUNT` slots from `FIRST` on, of the eight words in one register of codes.
+/// Sums of the codes `CODE` and `CODE + 1` of the bytes in one register; of 8 bits both halves, one after the other, as
+/// whole bytes would overflow 16 bits.
+///
+/// The bytes of two candidates are put side by side, so that a product of bytes adds up both.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn combine_slots<const BITS: usize, const BYTES: usize, const FIRST: usize, const COUNT: usize>(
+#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX2")]
+fn combine_codes<const BITS: usize, const BYTES: usize, const CODE: usize>(
     codes: &[[u8; BYTES]],
-    (factors, offsets): (&[f32], &[f32]),
-    vector: usize,
+    block: &Block,
+    (vector, first): (usize, bool),
     into: &mut [f32; GROUP],
 ) {
-    let half = 16 / BITS;
-    let mut sums = [_mm256_setzero_ps(); COUNT];
-    for ((factors, candidates), offset) in factors.chunks(BLOCK).zip(codes.chunks(BLOCK)).zip(offsets) {
-        let offset = _mm256_set1_ps(*offset);
-        for (index, sum) in sums.iter_mut().enumerate() {
-            let place = (1_u32 << ((FIRST + index) % half * BITS)) as f32;
-            *sum = _mm256_fmadd_ps(offset, _mm256_set1_ps(place), *sum);
+    let mask = _mm256_set1_epi8(((1 << BITS.min(4)) - 1) as i8);
+    let mut sums = [[[_mm256_setzero_si256(); DIGITS]; 2]; 2];
+    for (pair, digits) in codes.chunks(2).zip(&block.pairs) {
+        // A candidate alone stands beside itself; its double has digits of zero.
+        let (a, b) = (&pair[0], &pair[pair.len() - 1]);
+        if CODE == 0 && (BITS == 1 || vector.is_multiple_of(2)) {
+            prefetch(a, 32 * vector, codes.len());
+            prefetch(b, 32 * vector, codes.len());
         }
-        for (factor, candidate) in factors.iter().zip(candidates) {
-            if FIRST == 0 && (BITS == 1 || vector.is_multiple_of(2)) {
-                prefetch(candidate, 32 * vector, codes.len());
-            }
-            let factor = _mm256_set1_ps(*factor);
-            let words = load_bytes(candidate, vector);
-            // A code stays where it is in its half word: it counts 2^(b·slot) times and is divided by that at the end.
-            let halves = [words, _mm256_srli_epi32::<16>(words)];
-            for (index, sum) in sums.iter_mut().enumerate() {
-                let slot = FIRST + index;
-                let mask = _mm256_set1_epi32(((1 << BITS) - 1) << (slot % half * BITS));
-                let code = _mm256_and_si256(halves[slot / half], mask);
-                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), factor, *sum);
+        let (a, b) = (load_bytes(a, vector), load_bytes(b, vector));
+        let bytes = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
+        let digits = [_mm256_set1_epi32(digits[0]), _mm256_set1_epi32(digits[1])];
+        for code in 0..2 {
+            for half in 0..2 {
+                let codes = match BITS {
+                    8 => shifted_codes::<4>(bytes[half], code),
+                    _ => shifted_codes::<BITS>(bytes[half], CODE + code),
+                };
+                let codes = _mm256_and_si256(codes, mask);
+                for digit in 0..DIGITS {
+                    let products = _mm256_maddubs_epi16(codes, digits[digit]);
+                    sums[code][half][digit] = _mm256_add_epi16(sums[code][half][digit], products);
+                }
             }
         }
     }
+    let (low, high) = (transposed(sums[0]), transposed(sums[1]));
+    for byte in 0..4 {
+        if BITS == 8 {
+            let sum = _mm256_add_epi32(low[byte], _mm256_slli_epi32::<4>(high[byte]));
+            add_columns::<BITS>(sum, block, (vector, byte, first), into);
+        } else {
+            let slot = byte * (8 / BITS) + CODE;
+            add_columns::<BITS>(low[byte], block, (vector, slot, first), into);
+            add_columns::<BITS>(high[byte], block, (vector, slot + 1, first), into);
+        }
+    }
+}
+
+/// Twice the whole sums of the digits' sums, by bytes of the eight words: bytes 0 of all words, bytes 1, …
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn transposed(sums: [[__m256i; DIGITS]; 2]) -> [__m256i; 4] {
+    // The halves hold the bytes of words 0, 1, 4, 5 and those of words 2, 3, 6, 7.
+    let [low, high] = sums;
+    let worth = _mm256_set1_epi32(512 << 16 | 2);
+    let words = [
+        _mm256_madd_epi16(_mm256_unpacklo_epi16(low[0], low[1]), worth),
+        _mm256_madd_epi16(_mm256_unpackhi_epi16(low[0], low[1]), worth),
+        _mm256_madd_epi16(_mm256_unpacklo_epi16(high[0], high[1]), worth),
+        _mm256_madd_epi16(_mm256_unpackhi_epi16(high[0], high[1]), worth),
+    ];
+    let (first, second) = (_mm256_unpacklo_epi32(words[0], words[1]), _mm256_unpacklo_epi32(words[2], words[3]));
+    let (third, fourth) = (_mm256_unpackhi_epi32(words[0], words[1]), _mm256_unpackhi_epi32(words[2], words[3]));
+    [
+        _mm256_unpacklo_epi64(first, second),
+        _mm256_unpackhi_epi64(first, second),
+        _mm256_unpacklo_epi64(third, fourth),
+        _mm256_unpackhi_epi64(third, fourth),
+    ]
+}
+
+/// Adds to the columns of one slot of a register's words what twice their whole sums stand for.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_columns<const BITS: usize>(
+    sums: __m256i,
+    block: &Block,
+    (vector, slot, first): (usize, usize, bool),
+    into: &mut [f32; GROUP],
+) {
     let run = packing::run_words(BITS);
     let registers = run / 8;
-    let first = vector / registers * run * packing::slots(BITS) + vector % registers * 8;
-    for (index, sum) in sums.into_iter().enumerate() {
-        let slot = FIRST + index;
-        let share = 1.0 / (1_u32 << (slot % half * BITS)) as f32;
-        store_floats(_mm256_mul_ps(sum, _mm256_set1_ps(share)), &mut into[first + slot * run..]);
-    }
+    let place = vector / registers * run * packing::slots(BITS) + vector % registers * 8 + slot * run;
+    let sums = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums, _mm256_set1_epi32(block.offset)));
+    let sums = _mm256_mul_ps(sums, _mm256_set1_ps(block.half_unit));
+    let columns = into[place..].first_chunk_mut().expect("eight columns");
+    let before = if first { _mm256_setzero_ps() } else { load_floats(columns) };
+    store_floats(_mm256_add_ps(before, sums), columns);
 }
 
 /// `weights = centre + sums`, past the caches where `stream` says so and the weights are aligned.

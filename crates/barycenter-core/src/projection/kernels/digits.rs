@@ -13,10 +13,10 @@ use super::super::{GROUP, packing};
 pub(super) const DIGITS: usize = 2;
 
 /// The largest whole number: 127 in both digits.
-const LARGEST: f32 = 32_639.0;
+pub(super) const LARGEST: f32 = 32_639.0;
 
-/// Gradients below this count as zeros: the factor would leave the range of f32.
-const SMALLEST: f32 = 1e-31;
+/// Gradients and factors below this count as zeros: the factor would leave the range of f32.
+pub(super) const SMALLEST: f32 = 1e-31;
 
 /// Added to a small number, leaves it rounded to a whole one, ties to even, in the low bits of the sum.
 pub(super) const ROUNDING: f32 = 12_582_912.0;
@@ -126,10 +126,8 @@ mod tests {
         // A group whose only code is 1, at one element after the other, picks that element's digits.
         let bytes = 32 * BITS;
         for element in 0..GROUP {
-            let mut codes = [0; GROUP];
-            codes[element] = 1;
             let mut packed = vec![0; bytes];
-            packing::pack::<BITS>(&codes, &mut packed);
+            packing::pack::<BITS>(|other| u32::from(other == element), &mut packed);
             let run = 4 * packing::run_words(BITS);
             let mut value = 0;
             for (place, byte) in packed.iter().enumerate().filter(|(_, byte)| **byte != 0) {

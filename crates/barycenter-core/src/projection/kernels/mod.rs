@@ -1,8 +1,7 @@
 //! `project` and `reconstruct`: the two passes over the packed directions.
 //!
-//! Codes are decoded in registers; no float copy of the projection ever exists. Each [`Processor`] has its kernels:
-//! `project` sums whole numbers and gives the same bits everywhere, `reconstruct` gives the same bits on every processor
-//! with fused multiplication, and rounds once more where there is none.
+//! Codes are decoded in registers; no float copy of the projection ever exists. Each [`Processor`] has its kernels; below
+//! 32 bits they sum whole numbers and give the same bits everywhere.
 
 #![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
 
@@ -11,6 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod digits;
+mod factors;
 mod float;
 mod portable;
 #[cfg(test)]
@@ -18,7 +18,10 @@ mod tests;
 
 use rayon::prelude::*;
 
-use self::digits::{Content, Digits};
+use self::{
+    digits::{Content, Digits},
+    factors::{BLOCK, Block},
+};
 use super::{GROUP, Projection, Tensor, packing::code_bytes};
 use crate::processor::{Processor, for_processor};
 
@@ -203,16 +206,13 @@ fn padded(columns: &[f32]) -> [f32; GROUP] {
 fn reconstruct_chunk(processor: Processor, packed: &Packed<'_>, target: &mut Target<'_>) {
     #[cfg(target_arch = "x86_64")]
     if processor != Processor::Portable && packed.bits != 32 {
-        #[expect(unsafe_code, reason = "functions compiled for AVX2 or AVX-512")]
-        // SAFETY: a `Processor` other than the portable one exists only where it was detected.
+        #[expect(unsafe_code, reason = "functions compiled for AVX2")]
+        // SAFETY: a `Processor` other than the portable one exists only where it was detected, and AVX-512 has AVX2.
         return unsafe {
-            match (packed.bits, processor) {
-                (2, Processor::Avx512) => avx512::reconstruct::<2, 64>(packed, target),
-                (4, Processor::Avx512) => avx512::reconstruct::<4, 128>(packed, target),
-                (8, Processor::Avx512) => avx512::reconstruct::<8, 256>(packed, target),
-                (1, _) => avx2::reconstruct::<1, 32>(packed, target),
-                (2, _) => avx2::reconstruct::<2, 64>(packed, target),
-                (4, _) => avx2::reconstruct::<4, 128>(packed, target),
+            match packed.bits {
+                1 => avx2::reconstruct::<1, 32>(packed, target),
+                2 => avx2::reconstruct::<2, 64>(packed, target),
+                4 => avx2::reconstruct::<4, 128>(packed, target),
                 _ => avx2::reconstruct::<8, 256>(packed, target),
             }
         };
@@ -226,36 +226,29 @@ fn reconstruct_chunk(processor: Processor, packed: &Packed<'_>, target: &mut Tar
     }
 }
 
-/// Candidates between two corrections of their sums.
-const BLOCK: usize = 8;
-
 /// Numbers of a tile, aligned for every register.
 #[repr(C, align(64))]
 struct Tile([f32; GROUP]);
 
-/// Reconstructs tile by tile: `combine` gives `Σ factor · level` of a tile's columns, `store` writes `centre + sums`.
-///
-/// A level is code − (2^b − 1) / 2, whose second part is the same for all columns. `combine` is given it, times the
-/// factors, for every block of candidates: taken off block by block, it keeps the sums, and with them their rounding, small.
+/// Reconstructs tile by tile: `combine` adds `Σ factor · level` of a block of candidates to a tile's columns (the first
+/// block finds any numbers there and writes over them), `store` writes `centre + sums`.
 #[inline(always)]
 fn reconstruct_tiles<const BITS: usize>(
     packed: &Packed<'_>,
     target: &mut Target<'_>,
-    combine: impl Fn(&[u8], &[f32], &[f32], &mut [f32; GROUP]),
+    combine: impl Fn(&[u8], &Block, bool, &mut [f32; GROUP]),
     store: impl Fn(&[f32; GROUP], &[f32; GROUP], &mut [f32; GROUP], bool),
 ) {
-    let n = packed.n;
-    let (mut factors, mut offsets, mut sums) = (vec![0.0; n], vec![0.0; n.div_ceil(BLOCK)], Tile([0.0; GROUP]));
-    let tiles = packed.codes.chunks_exact(n * 32 * BITS).zip(packed.scales.chunks_exact(n));
+    let (n, bytes) = (packed.n, 32 * BITS);
+    let (mut block, mut sums) = (Block::NOTHING, Tile([0.0; GROUP]));
+    let tiles = packed.codes.chunks_exact(n * bytes).zip(packed.scales.chunks_exact(n));
     let columns = target.weights.chunks_mut(GROUP).zip(target.centre.chunks(GROUP));
     for ((weights, centre), (codes, scales)) in columns.zip(tiles) {
-        for ((factor, scale), x) in factors.iter_mut().zip(scales).zip(target.factors) {
-            *factor = x * scale;
+        let blocks = codes.chunks(BLOCK * bytes).zip(scales.chunks(BLOCK)).zip(target.factors.chunks(BLOCK));
+        for (index, ((codes, scales), x)) in blocks.enumerate() {
+            block.fill::<BITS>(x, scales);
+            combine(codes, &block, index == 0, &mut sums.0);
         }
-        for (offset, factors) in offsets.iter_mut().zip(factors.chunks(BLOCK)) {
-            *offset = factors.iter().sum::<f32>() * -0.5 * ((1_u32 << BITS) - 1) as f32;
-        }
-        combine(codes, &factors, &offsets, &mut sums.0);
         if let Ok(weights) = <&mut [f32; GROUP]>::try_from(&mut *weights) {
             let centre = centre.try_into().expect("as many centres as weights");
             store(&sums.0, centre, weights, target.stream);

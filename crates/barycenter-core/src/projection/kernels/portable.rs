@@ -5,6 +5,7 @@
 use super::{
     super::{GROUP, packing},
     digits::Digits,
+    factors::Block,
 };
 
 /// `Σ code · whole` of every candidate's group: at most 256 · 255 · 32639, which an i32 holds.
@@ -16,14 +17,19 @@ pub(super) fn products<const BITS: usize>(codes: &[u8], digits: &Digits, into: &
     }
 }
 
-/// `Σ factor · level` of every element over the candidates.
+/// Adds `Σ factor · level` of every element over a block's candidates; sums of the first block start at zero.
 #[inline(always)]
-pub(super) fn combine<const BITS: usize>(codes: &[u8], factors: &[f32], _offsets: &[f32], into: &mut [f32; GROUP]) {
-    let lowest = 0.5 - (1_u32 << (BITS - 1)) as f32;
-    into.fill(0.0);
-    for (factor, codes) in factors.iter().zip(codes.chunks_exact(32 * BITS)) {
-        for (sum, code) in into.iter_mut().zip(packing::unpack::<BITS>(codes)) {
-            *sum += (code as f32 + lowest) * factor;
+pub(super) fn combine<const BITS: usize>(codes: &[u8], block: &Block, first: bool, sums: &mut [f32; GROUP]) {
+    let mut whole = [-block.offset; GROUP];
+    for (factor, codes) in block.whole.iter().zip(codes.chunks_exact(32 * BITS)) {
+        for (whole, code) in whole.iter_mut().zip(packing::unpack::<BITS>(codes)) {
+            *whole += 2 * code as i32 * factor;
         }
+    }
+    if first {
+        sums.fill(0.0);
+    }
+    for (sum, whole) in sums.iter_mut().zip(whole) {
+        *sum += whole as f32 * block.half_unit;
     }
 }

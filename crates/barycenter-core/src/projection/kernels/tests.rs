@@ -101,6 +101,18 @@ fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
     values.into_iter().fold(0.0, |largest, value| largest.max(value.abs()))
 }
 
+/// The largest factor of a candidate times the largest stored deviation.
+fn largest_part(projection: &Projection, x: &[f64]) -> f64 {
+    let n = projection.n;
+    let factor = |i: usize, l: usize| x[i * 2 + l] * projection.inverse_norm(i, l);
+    let factors = largest((0..n).flat_map(|i| (0..2).map(move |l| factor(i, l))));
+    let tiles = |tensor: &Tensor| 0..tensor.centre.len().div_ceil(GROUP);
+    let stored = projection.tensors.iter().flat_map(|tensor| {
+        tiles(tensor).flat_map(move |tile| (0..n).flat_map(move |i| levels(projection, tensor, tile, i)))
+    });
+    factors * largest(stored)
+}
+
 /// The largest product of the lengths of a candidate's part and the gradient's: what an entry is at most.
 fn longest(projection: &Projection, gradient: &[Vec<f32>]) -> f64 {
     let mut longest = 0f64;
@@ -120,7 +132,7 @@ fn longest(projection: &Projection, gradient: &[Vec<f32>]) -> f64 {
 fn for_every_projection(check: impl Fn(&Projection, &mut Random)) {
     let mut random = Random(1);
     for bits in [1, 2, 4, 8, 32] {
-        for n in [1, 2, 5, 32] {
+        for n in [1, 2, 5, 16, 37] {
             check(&projection(n, bits, &mut random), &mut random);
         }
     }
@@ -163,10 +175,11 @@ fn reconstructing_agrees_with_plain_arithmetic_on_every_processor() {
             let error = largest(pairs.map(|(a, b)| f64::from(*a) - b));
             let (bits, n) = (projection.bits, projection.n);
             let scale = largest(plain.iter().flatten().copied());
-            assert!(error <= 2.5e-7 * scale, "{processor:?}, {bits} bits, {n}: {error} of {scale}");
-            if processor != Processor::Portable {
-                assert_eq!(weights, of(Processor::detected()), "{processor:?}, {bits} bits");
-            }
+            // Below 32 bits the factors are rounded to 16: by at most 2⁻¹⁶ of the largest of a block.
+            let rounded = if bits == 32 { 0.0 } else { n as f64 * 2f64.powi(-16) * largest_part(projection, &x) };
+            let bound = 2.5e-7 * scale + rounded;
+            assert!(error <= bound, "{processor:?}, {bits} bits, {n}: {error} of {scale}, at most {bound}");
+            assert_eq!(weights, of(Processor::Portable), "{processor:?}, {bits} bits");
         }
     });
 }
@@ -183,14 +196,9 @@ fn a_few_tiles_are_the_same_on_every_processor() {
             projection.reconstruct_on(processor, &x, &mut weights);
             (projection.project_on(processor, &gradient), weights)
         };
-        let (products, weights) = both(Processor::Portable);
-        let fused = both(Processor::detected()).1;
+        let portable = both(Processor::Portable);
         for processor in Processor::available() {
-            let (other_products, other_weights) = both(processor);
-            assert_eq!(other_products, products, "{processor:?}, {bits} bits");
-            let pairs = other_weights.iter().flatten().zip(weights.iter().flatten());
-            assert!(largest(pairs.map(|(a, b)| f64::from(a - b))) < 1e-6, "{processor:?}, {bits} bits");
-            assert!(processor == Processor::Portable || other_weights == fused, "{processor:?}, {bits} bits");
+            assert_eq!(both(processor), portable, "{processor:?}, {bits} bits");
         }
     }
 }
