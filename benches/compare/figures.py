@@ -1,4 +1,4 @@
-"""What is measured, against what, and which ratio is asked for. Every function returns rows of the table."""
+"""What is measured, against what, and which ratio is asked for. Every function gives rows of the table."""
 
 import os
 
@@ -84,7 +84,6 @@ STEPS = [
 
 def steps(machine, _data):
     """Forward and backward pass of a batch; images of both sides lie in channels-last order."""
-    rows = []
     for network, batch, count, limit in STEPS:
         for threads in (1, 2):
             ours, peer = machine.side_by_side(
@@ -93,9 +92,8 @@ def steps(machine, _data):
                 key="best_ms",
             )
             figure = f"{network}, batch {batch}, forward + backward, {threads} threads"
-            rows.append(at_most(f"{figure}, ms", ours["best_ms"], peer["best_ms"], limit))
-            rows.append(at_most(f"{figure}, peak bytes", ours["peak_rss_bytes"], peer["peak_rss_bytes"], 0.8))
-    return rows
+            yield at_most(f"{figure}, ms", ours["best_ms"], peer["best_ms"], limit)
+            yield at_most(f"{figure}, peak bytes", ours["peak_rss_bytes"], peer["peak_rss_bytes"], 0.8)
 
 
 def fit(machine, data):

@@ -74,7 +74,7 @@ class Gpt2(nn.Module):
 
         no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         sizes = {"n_positions": TOKENS, "n_embd": 256, "n_layer": 4, "n_head": 4}
-        self.network = GPT2LMHeadModel(GPT2Config(VOCABULARY, bos_token_id=0, eos_token_id=0, **sizes, **no_dropout))
+        self.network = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, **sizes, **no_dropout))
 
     def forward(self, tokens):
         return self.network(tokens, use_cache=False).logits.flatten(0, 1)

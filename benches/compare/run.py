@@ -101,7 +101,9 @@ def main():
             continue
         print(f"measuring {group} ...", file=sys.stderr, flush=True)
         try:
-            rows += measure(machine, pathlib.Path(arguments.data))
+            for row in measure(machine, pathlib.Path(arguments.data)):
+                rows.append(row)
+                print(*(shown(value) for value in row.values()), sep="  ", file=sys.stderr, flush=True)
         except subprocess.CalledProcessError as error:
             # The other groups are still worth having; the table shows the hole.
             rows.append(figures.failed(group, f"{pathlib.Path(error.cmd[0]).name} exited with {error.returncode}"))

@@ -22,7 +22,7 @@ async fn a_submitted_job_is_queued_with_every_default_filled_in(pool: PgPool) {
     assert_eq!((twa.granularity, job.spec.data.select_fraction), (Granularity::Model, Some(0.2)));
     assert_eq!(job.spec.batch_norm.dataset, None, "an mlp has no running statistics");
     let estimate = job.estimate;
-    // Three vectors of nine f32; two tensors of one tile each, three candidates.
+    // Four vectors of nine f32; two tensors of one tile each, three candidates.
     assert_eq!(estimate.vector_bytes, 4 * 9 * 4);
     assert_eq!(estimate.projection_bytes, 2 * 3 * (128 + 4) + 3 * 8);
     assert!(estimate.total_bytes > estimate.vector_bytes + estimate.projection_bytes);

@@ -107,6 +107,9 @@ pub struct MemoryEstimate {
     pub activation_bytes: u64,
     /// Datasets held in memory.
     pub dataset_bytes: u64,
+    /// The worker's process itself and what its allocator keeps.
+    #[serde(default)]
+    pub process_bytes: u64,
     /// The sum.
     pub total_bytes: u64,
 }

@@ -107,7 +107,7 @@ fn a_failed_job_tells_why() {
     let error = serde_json::json!({"code": "corrupt_file", "message": "checkpoint of step 3: truncated"});
     let job: barycenter_api::Job = serde_json::from_value(serde_json::json!({
         "job_id": ID, "run_id": ID, "state": "failed", "cancel_requested": false, "spec": spec,
-        "estimate": {"projection_bytes": 1, "vector_bytes": 1, "activation_bytes": 1, "dataset_bytes": 1, "total_bytes": 4096},
+        "estimate": {"projection_bytes": 1, "vector_bytes": 1, "activation_bytes": 1, "dataset_bytes": 1, "process_bytes": 1, "total_bytes": 4096},
         "progress": null, "attempts": [{"attempt": 1, "worker": "w", "state": "failed", "error": error,
             "started_at": "2026-01-02T03:04:05Z", "finished_at": null}],
         "error": error, "report": null, "artifact_id": null, "created_at": "2026-01-02T03:04:05Z",

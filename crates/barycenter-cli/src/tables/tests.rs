@@ -18,7 +18,7 @@ fn job(objective: &Value, accuracy: Option<f64>) -> Job {
     let spec = json!({"candidate_set_id": ID, "network": {"kind": "mlp", "features": [2, 3]}, "data": {"fit": "val"},
         "objective": objective});
     let estimate = json!({"projection_bytes": 1, "vector_bytes": 1, "activation_bytes": 1, "dataset_bytes": 1,
-        "total_bytes": 4});
+        "process_bytes": 1, "total_bytes": 5});
     let report = json!({
         "chosen": "twa", "verdict": "averaging gained", "evaluations": evaluations, "best_step": 10, "steps": 20,
         "as_fitted_select_loss": 0.3, "fit_samples": 8, "select_samples": 2, "select_overlaps_fit": false,

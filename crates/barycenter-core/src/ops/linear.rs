@@ -1,5 +1,7 @@
 //! `y = f(x) Wᵀ + b + residual`: the linear layer with what stands before and after it in a network.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use candle_core::{Result, Tensor, bail};
 
 use rayon::prelude::*;
@@ -7,10 +9,11 @@ use rayon::prelude::*;
 use super::activation::Activation;
 use super::channels::column_sums;
 use super::graph::{Graph, Node, Operation};
-use super::matrix::{Matrix, Write, all_threads, multiply};
+use super::matrix::{Matrix, all_threads, product};
 use super::plan::Needs;
 use super::relu::mask;
 use super::storage::{read, read_two, tensor};
+use crate::processor::{Processor, for_processor};
 
 /// Elements a task works on.
 const PIECE: usize = 16 * 1024;
@@ -66,27 +69,45 @@ pub fn affine(graph: &Graph, inputs: &Tensor, layer: Affine<'_>) -> Result<Tenso
     if let Some(planned) = graph.planned(&operands, &[operation.rows, operation.outputs], needs) {
         return planned;
     }
-    let mut result = operation.start(&layer)?;
-    let write = if layer.bias.is_some() || layer.residual.is_some() { Write::Accumulate } else { Write::Replace };
-    read_two(inputs, layer.weight, |inputs, weight| {
+    let mut result = read_two(inputs, layer.weight, |inputs, weight| {
         let activated = layer.activation.map(|activation| apply(activation, inputs));
         let inputs = activated.as_deref().unwrap_or(inputs);
         let left = Matrix::new(inputs, operation.rows, operation.width);
-        multiply(&mut result, left, operation.weight(weight), write, all_threads());
+        product(left, operation.weight(weight), all_threads())
     })?;
-    if layer.relu {
-        result.par_chunks_mut(PIECE).for_each(rectify);
-    }
+    operation.follow(&layer, &mut result)?;
     let output = tensor(result, &[operation.rows, operation.outputs])?;
     graph.record(operation, &operands, &output);
     Ok(output)
 }
 
-/// Puts 0 in the place of negative values; a NaN stays one, so that a broken model shows.
-fn rectify(values: &mut [f32]) {
-    for value in values {
-        if *value < 0.0 {
-            *value = 0.0;
+/// Adds a row of `bias` to every row, then `residual`, and puts 0 in the place of negative values where a `ReLU` follows; a
+/// NaN stays one, so that a broken model shows.
+fn add_and_rectify(bias: Option<&[f32]>, residual: Option<&[f32]>, relu: bool, result: &mut [f32]) {
+    for_processor!(
+        Processor::detected(),
+        add_and_rectify_plain,
+        (bias: Option<&[f32]>, residual: Option<&[f32]>, relu: bool, result: &mut [f32])
+    );
+}
+
+#[inline(always)]
+fn add_and_rectify_plain(bias: Option<&[f32]>, residual: Option<&[f32]>, relu: bool, result: &mut [f32]) {
+    if let Some(bias) = bias {
+        for row in result.chunks_exact_mut(bias.len()) {
+            for (value, bias) in row.iter_mut().zip(bias) {
+                *value += bias;
+            }
+        }
+    }
+    if let Some(residual) = residual {
+        for (value, residual) in result.iter_mut().zip(residual) {
+            *value += residual;
+        }
+    }
+    if relu {
+        for value in result {
+            *value = if *value < 0.0 { 0.0 } else { *value };
         }
     }
 }
@@ -131,24 +152,26 @@ impl Linear {
         Ok(Self { rows, width, outputs, orientation, activation, has_bias, has_residual, relu })
     }
 
-    /// What the product is added to.
-    fn start(&self, layer: &Affine<'_>) -> Result<Vec<f32>> {
+    /// What comes after the product: bias, residual and `ReLU`.
+    fn follow(&self, layer: &Affine<'_>, result: &mut [f32]) -> Result<()> {
+        let length = PIECE.div_ceil(self.outputs) * self.outputs;
+        let mut follow = |bias: Option<&[f32]>, residual: Option<&[f32]>| {
+            result.par_chunks_mut(length).enumerate().for_each(|(piece, result)| {
+                let residual = residual.map(|residual| &residual[piece * length..][..result.len()]);
+                add_and_rectify(bias, residual, self.relu, result);
+            });
+        };
         match (layer.bias, layer.residual) {
-            (None, None) => Ok(vec![0.0; self.rows * self.outputs]),
-            (Some(bias), None) => read(bias, |bias| bias.repeat(self.rows)),
-            (None, Some(residual)) => read(residual, <[f32]>::to_vec),
-            (Some(bias), Some(residual)) => read_two(bias, residual, |bias, residual| {
-                let mut sum = residual.to_vec();
-                let rows_a_piece = PIECE.div_ceil(self.outputs);
-                sum.par_chunks_mut(rows_a_piece * self.outputs).for_each(|piece| {
-                    for row in piece.chunks_exact_mut(self.outputs) {
-                        for (sum, bias) in row.iter_mut().zip(bias) {
-                            *sum += bias;
-                        }
-                    }
-                });
-                sum
-            }),
+            (None, None) if !self.relu => Ok(()),
+            (None, None) => {
+                follow(None, None);
+                Ok(())
+            }
+            (Some(bias), None) => read(bias, |bias| follow(Some(bias), None)),
+            (None, Some(residual)) => read(residual, |residual| follow(None, Some(residual))),
+            (Some(bias), Some(residual)) => {
+                read_two(bias, residual, |bias, residual| follow(Some(bias), Some(residual)))
+            }
         }
     }
 
@@ -162,25 +185,21 @@ impl Linear {
 
     /// Gradient of what entered the product.
     fn product_gradient(&self, weight: &Tensor, gradient: &[f32]) -> Result<Vec<f32>> {
-        let mut result = vec![0.0; self.rows * self.width];
         read(weight, |weight| {
             let gradient = Matrix::new(gradient, self.rows, self.outputs);
-            multiply(&mut result, gradient, self.weight(weight).transposed(), Write::Replace, all_threads());
-        })?;
-        Ok(result)
+            product(gradient, self.weight(weight).transposed(), all_threads())
+        })
     }
 
     /// Gradient of the weight, from what entered the product.
     fn weight_gradient(&self, entered: &[f32], gradient: &[f32]) -> Vec<f32> {
-        let mut result = vec![0.0; self.width * self.outputs];
         let entered = Matrix::new(entered, self.rows, self.width);
         let gradient = Matrix::new(gradient, self.rows, self.outputs);
         let (left, right) = match self.orientation {
             Orientation::OutputsByInputs => (gradient.transposed(), entered),
             Orientation::InputsByOutputs => (entered.transposed(), gradient),
         };
-        multiply(&mut result, left, right, Write::Replace, all_threads());
-        result
+        product(left, right, all_threads())
     }
 }
 

@@ -63,6 +63,24 @@ pub(super) fn multiply(
     multiply_into((destination, right.columns), left, right, write, parallelism);
 }
 
+/// `left * right`, row-major, in memory that nobody clears first.
+pub(super) fn product(left: Matrix<'_>, right: Matrix<'_>, parallelism: Parallelism) -> Vec<f32> {
+    let elements = left.rows * right.columns;
+    assert_eq!(left.columns, right.rows, "inner sizes of a product differ");
+    if left.columns == 0 {
+        return vec![0.0; elements];
+    }
+    let mut result = Vec::with_capacity(elements);
+    #[expect(unsafe_code, reason = "gemm takes pointers")]
+    // SAFETY: as in `multiply_into`, with a destination of exactly `left.rows` rows of `right.columns` elements, all of
+    // which gemm writes and, told not to read the destination, none of which it reads.
+    unsafe {
+        call(result.as_mut_ptr(), right.columns, (left, right), Write::Replace, parallelism);
+        result.set_len(elements);
+    }
+    result
+}
+
 /// [`multiply`] with a destination that is some columns of a wider row-major matrix, given with that matrix's width.
 pub(super) fn multiply_into(
     (destination, row_stride): (&mut [f32], usize),
@@ -79,14 +97,34 @@ pub(super) fn multiply_into(
         return;
     }
     #[expect(unsafe_code, reason = "gemm takes pointers")]
-    // SAFETY: `Matrix::new` checked that every (row, column) lies inside its slice, transposing keeps that, and the
-    // assertions above hold the destination to elements that nothing else can reach and that lie apart from each other.
+    // SAFETY: the assertions above hold the destination to elements that nothing else can reach and that lie apart from
+    // each other.
+    unsafe {
+        call(destination.as_mut_ptr(), row_stride, (left, right), write, parallelism);
+    }
+}
+
+/// Calls `gemm`.
+///
+/// # Safety
+/// The destination has `left.rows` rows of `right.columns` elements, each row `row_stride` after the last, that nothing else
+/// can reach; they are initialised unless they are replaced.
+#[expect(unsafe_code, reason = "gemm takes pointers")]
+unsafe fn call(
+    destination: *mut f32,
+    row_stride: usize,
+    (left, right): (Matrix<'_>, Matrix<'_>),
+    write: Write,
+    parallelism: Parallelism,
+) {
+    // SAFETY: `Matrix::new` checked that every (row, column) lies inside its slice, and transposing keeps that; of the
+    // destination the caller promises it.
     unsafe {
         gemm::gemm(
-            rows,
-            columns,
-            depth,
-            destination.as_mut_ptr(),
+            left.rows,
+            right.columns,
+            left.columns,
+            destination,
             1,
             row_stride as isize,
             write == Write::Accumulate,
@@ -150,10 +188,12 @@ mod tests {
         let left_columns = Matrix::new(&left, k, m).transposed();
         let right_columns = Matrix::new(&right, n, k).transposed();
         multiply(&mut got, left_columns, right_columns, Write::Accumulate, Parallelism::None);
+        let alone = product(left_columns, right_columns, Parallelism::None);
         for row in 0..m {
             for column in 0..n {
                 let sum: f32 = (0..k).map(|i| left[i * m + row] * right[column * k + i]).sum();
                 assert!((got[row * n + column] - 1.0 - sum).abs() < 1e-5);
+                assert!((alone[row * n + column] - sum).abs() < 1e-5);
             }
         }
     }

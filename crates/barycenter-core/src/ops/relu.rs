@@ -1,11 +1,14 @@
 //! `ReLU`, with gradient 0 at 0 as in `PyTorch` (candle's own has 1 there).
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::graph::{Graph, Node, Operation};
 use super::plan::Needs;
 use super::storage::{read, tensor};
+use crate::processor::{Processor, for_processor};
 
 /// Elements a task works on.
 const PIECE: usize = 16 * 1024;
@@ -44,6 +47,11 @@ impl Operation for Relu {
 
 /// Clears the gradient where the output of a `ReLU` is 0.
 pub(super) fn mask(gradient: &mut [f32], output: &[f32]) {
+    for_processor!(Processor::detected(), mask_plain, (gradient: &mut [f32], output: &[f32]));
+}
+
+#[inline(always)]
+fn mask_plain(gradient: &mut [f32], output: &[f32]) {
     for (gradient, output) in gradient.iter_mut().zip(output) {
         *gradient = if *output > 0.0 { *gradient } else { 0.0 };
     }
