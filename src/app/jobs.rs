@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use barycenter_api::{
-    Attempt, AttemptState as WireAttemptState, Job, JobFailure, JobSpec, JobState as WireState, JobSummary,
+    Attempt, AttemptState as WireAttemptState, Job, JobFailure, JobSpec, JobState as WireState, JobSummary, Progress,
     ValidatedJob,
 };
 use chrono::{DateTime, Utc};
@@ -173,7 +173,7 @@ pub(super) async fn read_job(conn: &mut PgConnection, job_id: JobId) -> AppResul
         cancel_requested: row.cancel_requested,
         spec: document("spec", job_id.0, row.spec)?,
         estimate: document("estimate", job_id.0, row.estimate)?,
-        progress: row.progress.map(|progress| document("progress", job_id.0, progress)).transpose()?,
+        progress: progress(job_id.0, row.state, row.progress)?,
         attempts: attempts
             .into_iter()
             .map(|row| Attempt {
@@ -202,13 +202,18 @@ pub(super) fn document<T: DeserializeOwned>(column: &'static str, job_id: Uuid, 
     })
 }
 
+/// How far a job is, or where it failed or was cancelled; one that succeeded is through, whatever its worker said last.
+fn progress(job_id: Uuid, state: JobState, stored: Option<Value>) -> AppResult<Option<Progress>> {
+    stored.filter(|_| state != JobState::Succeeded).map(|stored| document("progress", job_id, stored)).transpose()
+}
+
 fn summary(row: SummaryRow) -> AppResult<JobSummary> {
     Ok(JobSummary {
         job_id: row.job_id.0,
         run_id: row.run_id.0,
         candidate_set_id: row.candidate_set_id.0,
         state: to_wire(row.state),
-        progress: row.progress.map(|progress| document("progress", row.job_id.0, progress)).transpose()?,
+        progress: progress(row.job_id.0, row.state, row.progress)?,
         created_at: row.created_at,
         finished_at: row.finished_at,
     })

@@ -101,6 +101,8 @@ async fn progress_is_shown_while_a_job_runs(pool: PgPool) {
     scene.heartbeat(&lease, heartbeat).await.json::<HeartbeatReply>(200);
     scene.beat(&lease).await;
     assert_eq!(serde_json::to_value(scene.job(&job).await.progress).unwrap(), progress);
+    scene.succeed(&lease).await;
+    assert_eq!(scene.job(&job).await.progress, None, "it is through");
 }
 
 #[sqlx::test]

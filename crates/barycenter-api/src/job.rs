@@ -59,7 +59,7 @@ pub struct Job {
     pub spec: JobSpec,
     /// Memory it will take on a worker.
     pub estimate: MemoryEstimate,
-    /// How far it is; absent until a worker has reported.
+    /// How far it is, or where it ended; absent until a worker has reported and once the job has succeeded.
     pub progress: Option<Progress>,
     /// Every time a worker took it, oldest first.
     pub attempts: Vec<Attempt>,
@@ -88,7 +88,7 @@ pub struct JobSummary {
     pub candidate_set_id: Uuid,
     /// State.
     pub state: JobState,
-    /// How far it is.
+    /// How far it is, or where it ended; absent where it succeeded.
     pub progress: Option<Progress>,
     /// When it was submitted.
     pub created_at: DateTime<Utc>,

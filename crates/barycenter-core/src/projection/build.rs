@@ -209,9 +209,8 @@ fn code_strip<const BITS: usize>(held: &mut Columns<'_>, part: &mut Part<'_>, sq
                 *sum += f64::from(*value);
             }
         }
-        for (c, sum) in centre.iter_mut().zip(sums) {
-            *c = (sum / n as f64) as f32;
-        }
+        let means = sums.map(|sum| (sum / n as f64) as f32);
+        centre.copy_from_slice(&means[..centre.len()]);
     }
     let bytes = 32 * BITS;
     for (tile, centre) in part.centre.chunks(GROUP).enumerate() {

@@ -1,0 +1,216 @@
+//! How coefficients are found.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use utoipa::{PartialSchema, ToSchema};
+
+/// How the coefficients are found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum MethodSpec {
+    /// Trainable Weight Averaging (arXiv 2205.13104), affine form.
+    Twa(TwaSpec),
+}
+
+impl Default for MethodSpec {
+    fn default() -> Self {
+        Self::Twa(TwaSpec::default())
+    }
+}
+
+/// Options of Trainable Weight Averaging.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TwaSpec {
+    /// How the averaged tensors are cut into blocks: `model` (default), `layer`, `tensor` or `elements:K`.
+    pub granularity: Granularity,
+    /// Bits of a stored direction: 1, 2, 4 (default), 8, or 32 for no quantisation.
+    pub bits: u8,
+    /// Optimiser on `X`.
+    pub optimiser: OptimiserSpec,
+    /// Learning-rate schedule.
+    pub schedule: ScheduleSpec,
+    /// Passes over the fit data; 5 unless told.
+    pub epochs: u32,
+    /// Samples a step; 128 unless told.
+    pub batch_size: u32,
+    /// Where the fit starts.
+    pub start: Start,
+    /// Keep a snapshot of the coefficients every so many steps; 1 unless told.
+    pub history_every: u32,
+}
+
+impl Default for TwaSpec {
+    fn default() -> Self {
+        Self {
+            granularity: Granularity::Model,
+            bits: 4,
+            optimiser: OptimiserSpec::default(),
+            schedule: ScheduleSpec::default(),
+            epochs: 5,
+            batch_size: 128,
+            start: Start::default(),
+            history_every: 1,
+        }
+    }
+}
+
+/// How the averaged tensors are cut into blocks; written `model`, `layer`, `tensor` or `elements:K`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granularity {
+    /// One block.
+    Model,
+    /// Tensors sharing a module prefix.
+    Layer,
+    /// One block a tensor.
+    Tensor,
+    /// Tensors packed in order until a block holds more than so many elements.
+    Elements(u64),
+}
+
+impl fmt::Display for Granularity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model => f.write_str("model"),
+            Self::Layer => f.write_str("layer"),
+            Self::Tensor => f.write_str("tensor"),
+            Self::Elements(k) => write!(f, "elements:{k}"),
+        }
+    }
+}
+
+impl FromStr for Granularity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("elements:").map(str::parse)) {
+            ("model", _) => Ok(Self::Model),
+            ("layer", _) => Ok(Self::Layer),
+            ("tensor", _) => Ok(Self::Tensor),
+            (_, Some(Ok(k))) => Ok(Self::Elements(k)),
+            _ => Err(format!("`{text}` is not one of `model`, `layer`, `tensor`, `elements:K`")),
+        }
+    }
+}
+
+impl Serialize for Granularity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Granularity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl PartialSchema for Granularity {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .pattern(Some("^(model|layer|tensor|elements:[0-9]+)$"))
+            .description(Some("How the averaged tensors are cut into blocks."))
+            .into()
+    }
+}
+
+impl ToSchema for Granularity {}
+
+/// Optimiser on `X`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum OptimiserSpec {
+    /// `AdamW` (Loshchilov and Hutter 2019).
+    Adamw {
+        /// Peak learning rate; by default 0.1 at granularity `model` and 0.01 at the others.
+        #[serde(default)]
+        learning_rate: Option<f64>,
+        /// Decay of the two moments.
+        #[serde(default = "default_betas")]
+        betas: [f64; 2],
+        /// Added to the root of the second moment.
+        #[serde(default = "default_epsilon")]
+        epsilon: f64,
+        /// Decoupled weight decay.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+    /// Stochastic gradient descent with momentum.
+    Sgd {
+        /// Peak learning rate; by default 0.1 at granularity `model` and 0.01 at the others.
+        #[serde(default)]
+        learning_rate: Option<f64>,
+        /// Momentum.
+        #[serde(default = "default_momentum")]
+        momentum: f64,
+        /// Weight decay added to the gradient.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+}
+
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+
+fn default_epsilon() -> f64 {
+    1e-8
+}
+
+fn default_momentum() -> f64 {
+    0.9
+}
+
+impl Default for OptimiserSpec {
+    fn default() -> Self {
+        Self::Adamw { learning_rate: None, betas: default_betas(), epsilon: default_epsilon(), weight_decay: 0.0 }
+    }
+}
+
+/// Learning-rate schedule over all steps of the fit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ScheduleSpec {
+    /// Linear warm-up, then cosine to 0.
+    Cosine {
+        /// Part of the steps that warm up; 0.2 unless told.
+        #[serde(default = "default_warm_up")]
+        warm_up: f64,
+    },
+    /// The peak rate throughout.
+    Constant,
+}
+
+fn default_warm_up() -> f64 {
+    0.2
+}
+
+impl Default for ScheduleSpec {
+    fn default() -> Self {
+        Self::Cosine { warm_up: default_warm_up() }
+    }
+}
+
+/// Where a fit starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// `X = 0`: the uniform average.
+    #[default]
+    Uniform,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn granularity_is_written_as_it_is_read() {
+        for text in ["model", "layer", "tensor", "elements:4096"] {
+            assert_eq!(text.parse::<Granularity>().unwrap().to_string(), text);
+        }
+        assert!("elements:-1".parse::<Granularity>().is_err());
+    }
+}
