@@ -1,6 +1,5 @@
 //! The inner loops at sizes that fit the caches: what a change of a kernel does, without the memory's share.
 
-#![expect(missing_docs, reason = "the macros of criterion make the functions")]
 #![expect(clippy::unwrap_used, reason = "a benchmark whose inputs cannot be made is over")]
 
 use std::{collections::BTreeMap, hint::black_box};

@@ -36,6 +36,9 @@ pub struct Arguments {
 
 impl Arguments {
     /// Those of this process, or the defaults.
+    ///
+    /// # Panics
+    /// Where no folder is named.
     pub fn of_process() -> Self {
         let argument = |position: usize, default: usize| {
             std::env::args().nth(position).and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -50,6 +53,9 @@ impl Arguments {
     }
 
     /// A pool of that many threads.
+    ///
+    /// # Panics
+    /// Where the system refuses threads.
     pub fn pool(&self) -> rayon::ThreadPool {
         rayon::ThreadPoolBuilder::new().num_threads(self.threads).build().expect("a pool of threads")
     }
@@ -109,6 +115,9 @@ pub fn seconds<T>(work: impl FnOnce() -> T) -> f64 {
 }
 
 /// Reads every byte once through `read`, the files shared out over the threads.
+///
+/// # Panics
+/// Where a file cannot be read.
 pub fn read_files(paths: &[PathBuf]) -> u64 {
     let read = |path: &PathBuf| {
         let (mut file, mut bytes, mut all) = (File::open(path).expect("a file made above"), vec![0; RUN], 0);
@@ -124,6 +133,9 @@ pub fn read_files(paths: &[PathBuf]) -> u64 {
 }
 
 /// Reads every byte once through maps.
+///
+/// # Panics
+/// Where a file cannot be mapped.
 pub fn read_maps(paths: &[PathBuf]) -> u64 {
     let read = |path: &PathBuf| {
         let file = CheckpointFile::open(path).expect("a file made above");

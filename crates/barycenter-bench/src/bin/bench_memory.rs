@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p barycenter-bench --bin bench_memory FOLDER [shape]`
 //!
-//! Without a shape the program runs itself once for each, since a peak is one of a process. Each line has {figure,
-//! estimated_bytes, held_bytes}; held are pages of the process's own, as mapped files can be dropped at any time.
+//! Without a shape the program runs itself once for each, since a peak is one of a process. Each line has
+//! `{figure, estimated_bytes, held_bytes}`; held are pages of the process's own, as mapped files can be dropped at any time.
 
 use std::{
     collections::BTreeMap,

@@ -38,7 +38,9 @@ fn measure(arguments: &Arguments, paths: &[std::path::PathBuf]) {
     let is_cold = std::env::args().any(|argument| argument == "cold");
     let cool = || {
         if is_cold {
-            paths.iter().for_each(|path| forget(path))
+            for path in paths {
+                forget(path);
+            }
         }
     };
     let held = HeldPeak::watch();

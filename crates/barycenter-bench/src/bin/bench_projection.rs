@@ -4,7 +4,7 @@
 //!
 //! FOLDER (`target/bench`) is there and holds a projection for a while.
 //!
-//! Each line has {figure, seconds, bytes, bandwidth, ratio, peak_rss_bytes}: the best time of the rounds, the bytes of
+//! Each line has `{figure, seconds, bytes, bandwidth, ratio, peak_rss_bytes}`: the best time of the rounds, the bytes of
 //! packed projection, scales and vectors that were read or written, the best bandwidth read in the same rounds, in bytes a
 //! second, the pass's own bandwidth over that, and the most memory that the process which measures them has held.
 
@@ -33,14 +33,21 @@ fn main() -> Result<()> {
             let bits = argument(7, 4) as u8;
             pool.install(|| projection(n, columns, bits))?.save(file)
         }
-        (Some("measure"), Some(file)) => pool.install(|| measure(&Projection::load(file)?, columns, rounds)),
-        (folder, _) => in_processes(folder.unwrap_or("target/bench"), [threads, n, columns, rounds]),
+        (Some("measure"), Some(file)) => {
+            let projection = Projection::load(file)?;
+            pool.install(|| measure(&projection, columns, rounds));
+            Ok(())
+        }
+        (folder, _) => {
+            in_processes(folder.unwrap_or("target/bench"), [threads, n, columns, rounds]);
+            Ok(())
+        }
     }
 }
 
 /// Makes each projection in one process and measures it in another, which has held nothing else: nor has a worker that
 /// finds the projection in its cache.
-fn in_processes(folder: &str, sizes: [usize; 4]) -> Result<()> {
+fn in_processes(folder: &str, sizes: [usize; 4]) {
     let program = std::env::current_exe().expect("this program's file");
     let file = std::path::Path::new(folder).join("projection");
     for bits in ["4", "8", "2", "1"] {
@@ -51,7 +58,6 @@ fn in_processes(folder: &str, sizes: [usize; 4]) -> Result<()> {
         }
     }
     let _ = std::fs::remove_file(&file);
-    Ok(())
 }
 
 fn projection(n: usize, columns: usize, bits: u8) -> Result<Projection> {
@@ -60,7 +66,7 @@ fn projection(n: usize, columns: usize, bits: u8) -> Result<Projection> {
     Projection::build(&candidates, &["w".to_owned()], &blocks, bits, &mut |_, _| Ok(()))
 }
 
-fn measure(projection: &Projection, columns: usize, rounds: usize) -> Result<()> {
+fn measure(projection: &Projection, columns: usize, rounds: usize) {
     let (n, bits) = (projection.n(), projection.bits());
     let (gradient, mut weights) = (vec![numbers(99, columns)], vec![vec![0.0; columns]]);
     let x = vec![0.01; n];
@@ -82,7 +88,6 @@ fn measure(projection: &Projection, columns: usize, rounds: usize) -> Result<()>
             process::peak_rss_bytes()
         );
     }
-    Ok(())
 }
 
 fn seconds<T>(work: impl FnOnce() -> T) -> f64 {
