@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Bytes of a piece; a multiple of every element's size.
-const PIECE: usize = 1 << 22;
+const PIECE: usize = 1 << 20;
 
 /// Bytes made by one task.
 const TASK: usize = 1 << 16;
