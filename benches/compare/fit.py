@@ -1,4 +1,4 @@
-"""A whole TWA-v fit in PyTorch, the reference algorithm in plain words: the peer of `examples/fit.rs`.
+"""A whole TWA-v fit in PyTorch, the reference algorithm in plain words: the peer of `bench_fit`.
 
     python fit.py FOLDER [--bits 4] [--epochs 5] [--threads 1]
 

@@ -4,7 +4,7 @@
 
 Networks: resnet20 (CIFAR, 32x32, channels_last), resnet20_nchw, resnet18 (64x64, channels_last), resnet18_nchw, mlp
 (784-512-512-10), vit_tiny (6 blocks of width 192 on 65 positions), gpt2_tiny (4 blocks of width 256 on 128 tokens of 8192).
-The arguments are those of crates/barycenter-core/examples/step_time.rs, which runs ours.
+The arguments are those of `bench_step`, which runs ours.
 """
 
 import json

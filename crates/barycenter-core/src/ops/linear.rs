@@ -162,9 +162,10 @@ impl Linear {
             });
         };
         match (layer.bias, layer.residual) {
-            (None, None) if !self.relu => Ok(()),
             (None, None) => {
-                follow(None, None);
+                if self.relu {
+                    follow(None, None);
+                }
                 Ok(())
             }
             (Some(bias), None) => read(bias, |bias| follow(Some(bias), None)),
