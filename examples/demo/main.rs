@@ -127,8 +127,7 @@ async fn average(client: &Client, run: &str) -> anyhow::Result<Job> {
     let mut spec: JobSpec = serde_json::from_value(json!({
         "candidate_set_id": set.candidate_set_id,
         "network": network,
-        "data": { "fit": "validation", "test": "test" },
-        "batch_norm": { "dataset": "train" },
+        "data": { "fit": "validation", "train": "train", "test": "test" },
         "seed": SEED,
     }))?;
     spec.data.augmentation = Some(Augmentation { pad: AUGMENTATION.pad as u32, flip: AUGMENTATION.flip });

@@ -5,7 +5,7 @@ use std::{fs::File, io::BufWriter, path::Path, sync::Arc};
 use anyhow::Context as _;
 use barycenter_core::{
     checkpoint::{Dtype, TensorSpec, Writer},
-    data::{Augmentation, Dataset},
+    data::{Augmentation, Dataset, Part},
     network::{self, Network, Role, Statistics},
     objective::{
         DatasetLoss, DatasetLossOptions, Loss, Objective as _, Recomputation, SampleResults, evaluate,
@@ -36,7 +36,6 @@ pub struct Training {
 
 impl Training {
     pub fn new(network: Arc<dyn Network>, data: Arc<Dataset>, seed: u64) -> anyhow::Result<Self> {
-        let indices = (0..data.len()).collect();
         let weights = network.initial_parameters(seed);
         let velocity = weights.iter().map(|tensor| vec![0.0; tensor.len()]).collect();
         let options = DatasetLossOptions {
@@ -45,7 +44,7 @@ impl Training {
             loss: Loss::CrossEntropy { label_smoothing: 0.0 },
             seed,
         };
-        let objective = DatasetLoss::new(Arc::clone(&network), Arc::clone(&data), indices, options)?;
+        let objective = DatasetLoss::new(Arc::clone(&network), vec![Part::all(Arc::clone(&data))], options)?;
         Ok(Self { network, data, objective, weights, velocity, step: 0 })
     }
 

@@ -17,14 +17,15 @@ async fn a_submitted_job_is_queued_with_every_default_filled_in(pool: PgPool) {
     let job: Job = answer.json(202);
     assert_eq!(answer.header("location"), format!("/v1/jobs/{}", job.job_id));
     assert_eq!(job.state, JobState::Queued);
-    let MethodSpec::Twa(twa) = &job.spec.method;
-    assert!(matches!(twa.optimiser, OptimiserSpec::Adamw { learning_rate: Some(0.1), .. }), "{:?}", twa.optimiser);
-    assert_eq!((twa.granularity, job.spec.data.select_fraction), (Granularity::Model, Some(0.2)));
+    let MethodSpec::Twa(twa) = &job.spec.method else { panic!("{:?}", job.spec.method) };
+    assert!(matches!(twa.optimiser, OptimiserSpec::Adamw { learning_rate: None, .. }), "a worker finds the rate");
+    assert_eq!((twa.granularity, twa.epochs), (Granularity::Tensor, Some(10)));
+    assert_eq!(job.spec.data.select_fraction, Some(0.2));
     assert_eq!(job.spec.batch_norm.dataset, None, "an mlp has no running statistics");
     let estimate = job.estimate;
     // Four vectors of nine f32; two tensors of one tile each, three candidates.
     assert_eq!(estimate.vector_bytes, 4 * 9 * 4);
-    assert_eq!(estimate.projection_bytes, 2 * 3 * (128 + 4) + 3 * 8);
+    assert_eq!(estimate.projection_bytes, 2 * 3 * (128 + 4) + 2 * 3 * 8);
     assert!(estimate.total_bytes > estimate.vector_bytes + estimate.projection_bytes);
     assert_eq!(scene.job(&job).await.spec, job.spec);
 }
@@ -66,6 +67,11 @@ async fn every_field_at_fault_is_named(pool: PgPool) {
         ("/network", json!({"kind": "resnet_cifar", "depth": 20, "classes": 3}), vec!["network", "data.fit"]),
         ("/method", json!({"kind": "twa", "bits": 5, "epochs": 0}), vec!["method.bits", "method.epochs"]),
         ("/objective", json!({"kind": "cross_entropy", "label_smoothing": 1.0}), vec!["objective.label_smoothing"]),
+        ("/method", json!({"kind": "fixed", "weights": [1.0]}), vec!["method.weights"]),
+        ("/method", json!({"kind": "ema", "decay": 1.5}), vec!["method.decay"]),
+        ("/method", json!({"kind": "twa", "basis": "orthonormal", "constraint": "convex"}), vec!["method.basis"]),
+        ("/data", json!({"fit": "validation", "train": "validation"}), vec!["data.train"]),
+        ("/data", json!({"fit": "validation", "train": "images"}), vec!["data.train"; 2]),
         ("/data", json!({"fit": "nothing"}), vec!["data.fit"]),
         ("/data", json!({"fit": "images"}), vec!["data.fit"]),
         ("/data", json!({"fit": "validation", "select": "nothing", "test": "none"}), vec!["data.select", "data.test"]),

@@ -171,9 +171,7 @@ fn report() -> Value {
         "evaluations": [
             {"method": "twa", "select": evaluated, "select_difference_from_uniform": [-0.02, -0.01]},
         ],
-        "best_step": 2,
-        "steps": 3,
-        "as_fitted_select_loss": 0.51,
+        "fit": {"best_step": 2, "steps": 3, "as_fitted_select_loss": 0.51},
         "fit_samples": 8,
         "select_samples": 2,
         "select_overlaps_fit": false,

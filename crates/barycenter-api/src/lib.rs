@@ -35,9 +35,9 @@ pub use lease::{
 };
 pub use page::{ListQuery, Page};
 pub use problem::{FieldError, Problem};
-pub use report::{Evaluated, Evaluation, NotAveraged, PhaseTime, Report};
+pub use report::{Evaluated, Evaluation, FitReport, NotAveraged, PhaseTime, Report};
 pub use run::{CreateRun, Run};
 pub use spec::{
-    Augmentation, BatchNormPolicy, BatchNormSpec, DataSpec, Granularity, Guard, JobSpec, MethodSpec, NetworkSpec,
-    ObjectiveSpec, OptimiserSpec, ScheduleSpec, Start, TwaSpec,
+    Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, Granularity, Guard,
+    JobSpec, MethodSpec, NetworkSpec, ObjectiveSpec, OptimiserSpec, PoolingSpec, ScheduleSpec, Start, TwaSpec,
 };

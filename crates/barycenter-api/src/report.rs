@@ -7,19 +7,15 @@ use uuid::Uuid;
 /// The outcome of an averaging job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
-    /// Which of `evaluations` was returned: a baseline where the guard found the fit no better.
+    /// Which of `evaluations` was returned: a baseline where the guard found the method no better.
     pub chosen: String,
     /// Plain words: whether averaging gained, and over what.
     pub verdict: String,
-    /// The baselines and the fit, on the same data.
+    /// The baselines and the job's method, on the same data.
     pub evaluations: Vec<Evaluation>,
-    /// Step of the snapshot with the least select loss.
-    pub best_step: u64,
-    /// Steps taken by the fit.
-    pub steps: u64,
-    /// Select loss of the fitted weights as they were fitted, on quantised directions; the row `twa` has that of the
-    /// exact merge, so the difference is the cost of quantisation.
-    pub as_fitted_select_loss: f64,
+    /// What the fit came to; absent where the method needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<FitReport>,
     /// Number of samples fitted on.
     pub fit_samples: u64,
     /// Number of samples selected on.
@@ -30,16 +26,28 @@ pub struct Report {
     pub not_averaged: Vec<NotAveraged>,
     /// Where the time went.
     pub phases: Vec<PhaseTime>,
-    /// Bytes of the packed projection.
+    /// Bytes of the packed projection; 0 where the method needs none.
     pub projection_bytes: u64,
     /// Whether the projection came from the worker's cache.
     pub projection_cached: bool,
 }
 
+/// What a fit came to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FitReport {
+    /// Step of the snapshot with the least select loss.
+    pub best_step: u64,
+    /// Steps taken.
+    pub steps: u64,
+    /// Select loss of the fitted weights as they were fitted, on quantised directions; the row `twa` has that of the
+    /// exact merge, so the difference is the cost of quantisation.
+    pub as_fitted_select_loss: f64,
+}
+
 /// A method's losses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Evaluation {
-    /// `last`, `best_single`, `uniform`, `greedy` or `twa`.
+    /// `last`, `best_single`, `uniform`, `best_suffix`, `greedy`, or the job's own.
     pub method: String,
     /// The checkpoints it averages, where it weighs them equally.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,6 +59,9 @@ pub struct Evaluation {
     pub test: Option<Evaluated>,
     /// 95 % paired bootstrap interval of (select loss of this method − select loss of uniform), over samples.
     pub select_difference_from_uniform: [f64; 2],
+    /// The same of the test losses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_difference_from_uniform: Option<[f64; 2]>,
 }
 
 /// Loss and accuracy on one part of the data.

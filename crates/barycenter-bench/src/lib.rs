@@ -1,4 +1,5 @@
 //! What the benchmark programs share. Each prints lines of JSON; `benches/compare/run.py` runs them beside their peers.
 
 pub mod checkpoints;
+pub mod evidence;
 pub mod process;

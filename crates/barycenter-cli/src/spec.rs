@@ -30,6 +30,9 @@ pub struct SpecArguments {
     /// Dataset to fit on, by name or id.
     #[arg(long, value_name = "DATASET")]
     fit: Option<String>,
+    /// Training data of the checkpoints, to fit on beside held-out --fit; running statistics are recomputed on it.
+    #[arg(long, value_name = "DATASET")]
+    train: Option<String>,
     /// Dataset to compare on; a part of the fit data unless told.
     #[arg(long, value_name = "DATASET")]
     select: Option<String>,
@@ -42,12 +45,21 @@ pub struct SpecArguments {
     /// Augmentation while fitting: `pad=4,flip`.
     #[arg(long, value_parser = augmentation)]
     augment: Option<Value>,
+    /// How the coefficients are found.
+    #[arg(long, value_enum)]
+    method: Option<Method>,
     /// Bits of a stored direction: 1, 2, 4, 8, or 32 for no quantisation.
     #[arg(long)]
     bits: Option<u8>,
     /// `model`, `layer`, `tensor` or `elements:K`.
     #[arg(long)]
     granularity: Option<String>,
+    /// What averages may be reached.
+    #[arg(long, value_enum)]
+    constraint: Option<Constraint>,
+    /// What differences between the coefficients of blocks cost.
+    #[arg(long, value_name = "STRENGTH")]
+    pooling: Option<f64>,
     /// Optimiser of the coefficients.
     #[arg(long, value_enum)]
     optimiser: Option<Optimiser>,
@@ -81,12 +93,35 @@ pub struct SpecArguments {
     /// Batches that running statistics are recomputed over; all unless told.
     #[arg(long, value_name = "N")]
     batch_norm_batches: Option<u32>,
-    /// Whether a baseline that beats the fit takes its place.
+    /// Which baselines stand beside the method.
+    #[arg(long, value_enum)]
+    baselines: Option<Baselines>,
+    /// Whether a baseline that beats the method takes its place.
     #[arg(long, value_enum)]
     guard: Option<Guard>,
     /// Seed of split, shuffling and augmentation.
     #[arg(long)]
     seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Method {
+    Twa,
+    Uniform,
+    Fixed,
+    Ema,
+    Schedule,
+    BestSuffix,
+    Greedy,
+    LineSearch,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Constraint {
+    Affine,
+    Convex,
+    Linear,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -108,6 +143,12 @@ enum BatchNorm {
     Recompute,
     Average,
     Copy,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Baselines {
+    All,
+    Uniform,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -150,12 +191,16 @@ impl SpecArguments {
             ("candidate_set_id", json!(self.candidate_set)),
             ("network", json!(self.network)),
             ("data.fit", json!(self.fit)),
+            ("data.train", json!(self.train)),
             ("data.select", json!(self.select)),
             ("data.select_fraction", json!(self.select_fraction)),
             ("data.test", json!(self.test)),
             ("data.augmentation", json!(self.augment)),
+            ("method.kind", json!(self.method.map(word))),
             ("method.bits", json!(self.bits)),
             ("method.granularity", json!(self.granularity)),
+            ("method.constraint", json!(self.constraint.map(word))),
+            ("method.pooling.strength", json!(self.pooling)),
             ("method.optimiser.kind", json!(self.optimiser.map(word))),
             ("method.optimiser.learning_rate", json!(self.lr)),
             ("method.epochs", json!(self.epochs)),
@@ -167,6 +212,7 @@ impl SpecArguments {
             ("batch_norm.dataset", json!(self.batch_norm_dataset)),
             ("batch_norm.augment", json!(self.batch_norm_augment)),
             ("batch_norm.batches", json!(self.batch_norm_batches)),
+            ("baselines", json!(self.baselines.map(word))),
             ("guard", json!(self.guard.map(word))),
             ("seed", json!(self.seed)),
         ];
@@ -199,6 +245,7 @@ fn name_kinds(spec: &mut Value) {
         ("/method", "twa"),
         ("/method/optimiser", "adamw"),
         ("/method/schedule", "cosine"),
+        ("/method/pooling", "partial"),
         ("/objective", "cross_entropy"),
     ] {
         if let Some(Value::Object(map)) = spec.pointer_mut(path) {

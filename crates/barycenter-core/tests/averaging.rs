@@ -6,13 +6,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use barycenter_core::{
     Error, Result,
     average::{
-        AverageData, AverageOptions, Averaging, BatchNormOptions, BatchNormPolicy, Outcome, Part, Phase, Progress,
-        Silent, Snapshot, State,
+        AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Method, Outcome, Part,
+        Phase, Progress, Rule, Silent, Snapshot, Start, State, TwaOptions,
     },
     blocks::Granularity,
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
     data::{Augmentation, Dataset, Draws, Inputs, Normalisation, split},
-    fit::{Optimiser, Schedule},
+    fit::{Basis, Constraint, Form, Pooling},
+    merge::weights::Curve,
     network::{Network, NetworkSpec},
     objective::Loss,
 };
@@ -86,18 +87,21 @@ fn dataset(samples: usize) -> Dataset {
 }
 
 fn options() -> AverageOptions {
+    with(Method::Twa(plain()))
+}
+
+fn plain() -> TwaOptions {
+    TwaOptions { learning_rate: Some(0.05), ..TwaOptions::plain(Granularity::Tensor, 4, 6) }
+}
+
+fn with(method: Method) -> AverageOptions {
     AverageOptions {
-        granularity: Granularity::Tensor,
-        bits: 4,
-        optimiser: Optimiser::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0 },
-        learning_rate: 0.05,
-        schedule: Schedule::Cosine { warm_up: 0.2 },
-        epochs: 6,
+        method,
         batch_size: 32,
-        history_every: 1,
         augmentation: Augmentation::default(),
         loss: Loss::CrossEntropy { label_smoothing: 0.0 },
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Recompute, augment: false, batches: None },
+        baselines: Baselines::All,
         guard: true,
         seed: 5,
     }
@@ -113,7 +117,7 @@ fn run(
     let data = Arc::new(dataset(400));
     let (fit, select) = split(data.len(), 0.25, 1)?;
     let data = AverageData {
-        fit: Part { dataset: Arc::clone(&data), indices: fit.clone() },
+        fit: vec![Part { dataset: Arc::clone(&data), indices: fit.clone() }],
         select: Part { dataset: Arc::clone(&data), indices: select },
         test: Some(Part::all(Arc::clone(&data))),
         batch_norm: Part { dataset: data, indices: fit },
@@ -121,7 +125,7 @@ fn run(
     let names: Vec<_> = (0..candidates.len()).map(|i| format!("candidate {i}")).collect();
     let averaging = Averaging::new(network, candidates, &names, data, options, &mut Silent)?;
     let projection = averaging.build_projection(&mut Silent)?;
-    averaging.run(&projection, state, progress)
+    averaging.run(projection.as_ref(), state, progress)
 }
 
 /// Keeps the state after `stop_after` steps and stops there.
@@ -168,7 +172,7 @@ fn a_job_stopped_anywhere_and_resumed_ends_with_the_bits_of_one_that_was_not() {
         let state = State::from_bytes(&stopped.state.unwrap()).unwrap();
         let resumed = run(&candidates, options(), Some(state), &mut Silent).unwrap();
         assert_eq!(resumed.coefficients, undisturbed.coefficients, "stopped after {stop_after}");
-        assert_eq!(resumed.best_step, undisturbed.best_step);
+        assert_eq!(resumed.fit.unwrap().best_step, undisturbed.fit.as_ref().unwrap().best_step);
     }
 }
 
@@ -208,7 +212,7 @@ fn coefficients_sum_to_one_in_every_block_of_every_snapshot() {
 #[expect(clippy::float_cmp, reason = "a member of one has exactly the whole weight")]
 fn the_guard_returns_a_baseline_that_beats_the_fit() {
     // A vanishing learning rate keeps the fit at the uniform average, which noise has ruined.
-    let still = AverageOptions { learning_rate: 1e-12, ..options() };
+    let still = with(Method::Twa(TwaOptions { learning_rate: Some(1e-12), ..plain() }));
     let candidates = noisy(&[0.0, 2.0, 2.0, 2.0]);
     let guarded = run(&candidates, still.clone(), None, &mut Silent).unwrap();
     assert_ne!(guarded.chosen, "twa");
@@ -222,6 +226,163 @@ fn the_result_is_never_worse_than_any_baseline_on_the_select_part() {
     let outcome = run(&noisy(&[0.2, 0.4, 0.1]), options(), None, &mut Silent).unwrap();
     let chosen = select_loss(&outcome, outcome.chosen);
     assert!(outcome.methods.iter().all(|method| chosen <= method.select.loss), "{:?}", outcome.methods);
+}
+
+/// Every form that goes together.
+fn forms() -> Vec<Form> {
+    let pooled = Pooling::Partial { strength: 0.5 };
+    let form = |constraint, basis, pooling| Form { constraint, basis, pooling };
+    vec![
+        form(Constraint::Affine, Basis::Normalised, pooled),
+        form(Constraint::Affine, Basis::Orthonormal, Pooling::None),
+        form(Constraint::Convex, Basis::Normalised, Pooling::None),
+        form(Constraint::Convex, Basis::Normalised, pooled),
+        form(Constraint::Linear, Basis::Normalised, pooled),
+        form(Constraint::Linear, Basis::Orthonormal, Pooling::None),
+    ]
+}
+
+#[test]
+fn every_form_learns_starts_at_uniform_and_resumes_bit_for_bit() {
+    let candidates = noisy(&[0.05, 1.0, 1.0, 1.0]);
+    for form in forms() {
+        let options = || with(Method::Twa(TwaOptions { form, learning_rate: None, ..plain() }));
+        let mut recorder = Recorder::default();
+        let outcome = run(&candidates, options(), None, &mut recorder).unwrap();
+        assert!(recorder.0[0].coefficients.iter().all(|a| (a - 0.25).abs() < 1e-12), "{form:?}");
+        assert!(select_loss(&outcome, "twa") < select_loss(&outcome, "uniform"), "{form:?}: {:?}", outcome.methods);
+        let mut stopped = StopAfter { stop_after: 11, state: None };
+        assert!(matches!(run(&candidates, options(), None, &mut stopped), Err(Error::Stopped)));
+        let state = State::from_bytes(&stopped.state.unwrap()).unwrap();
+        let resumed = run(&candidates, options(), Some(state), &mut Silent).unwrap();
+        assert_eq!(resumed.coefficients, outcome.coefficients, "{form:?}");
+    }
+}
+
+#[test]
+fn convex_coefficients_are_never_negative_and_linear_ones_need_not_sum_to_one() {
+    let last = |constraint| {
+        let form = Form { constraint, ..Form::default() };
+        let mut recorder = Recorder::default();
+        let twa = TwaOptions { form, learning_rate: None, epochs: 10, ..plain() };
+        run(&noisy(&[0.05, 1.0, 1.0]), with(Method::Twa(twa)), None, &mut recorder).unwrap();
+        recorder.0.pop().unwrap().coefficients
+    };
+    let sums = |a: &[f64]| -> Vec<f64> { (0..BLOCKS).map(|l| a.iter().skip(l).step_by(BLOCKS).sum()).collect() };
+    let convex = last(Constraint::Convex);
+    assert!(convex.iter().all(|a| *a >= 0.0), "{convex:?}");
+    assert!(sums(&convex).iter().all(|sum| (sum - 1.0).abs() < 1e-9));
+    assert!(sums(&last(Constraint::Linear)).iter().any(|sum| (sum - 1.0).abs() > 1e-3));
+}
+
+#[test]
+fn stronger_pooling_draws_the_blocks_together() {
+    let spread = |strength| {
+        let form = Form { pooling: Pooling::Partial { strength }, ..Form::default() };
+        let mut recorder = Recorder::default();
+        let twa = TwaOptions { form, learning_rate: None, ..plain() };
+        run(&noisy(&[0.05, 1.0, 1.0]), with(Method::Twa(twa)), None, &mut recorder).unwrap();
+        let a = recorder.0.pop().unwrap().coefficients;
+        let first = a[0..BLOCKS].iter().copied();
+        first.clone().fold(f64::MIN, f64::max) - first.fold(f64::MAX, f64::min)
+    };
+    let (free, drawn, one) = (spread(0.0), spread(3.0), spread(1e6));
+    assert!(free > drawn && drawn > one && one < 0.01, "{free} {drawn} {one}");
+}
+
+#[test]
+fn a_fit_may_start_at_the_best_baseline_or_at_given_coefficients() {
+    let candidates = noisy(&[0.0, 2.0, 2.0]);
+    let first = |start| {
+        let mut recorder = Recorder::default();
+        run(&candidates, with(Method::Twa(TwaOptions { start, ..plain() })), None, &mut recorder).unwrap();
+        recorder.0.swap_remove(0).coefficients
+    };
+    let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-9);
+    let single: Vec<f64> = (0..3 * BLOCKS).map(|entry| f64::from(u8::from(entry < BLOCKS))).collect();
+    assert!(near(&first(Start::Best), &single), "the unspoilt candidate");
+    let given: Vec<f64> = [0.5, 0.75, -0.25].iter().flat_map(|a| [*a; BLOCKS]).collect();
+    assert!(near(&first(Start::Coefficients(given.clone())), &given));
+    let form = Form { pooling: Pooling::Partial { strength: 1.0 }, ..Form::default() };
+    let pooled = TwaOptions { form, start: Start::Coefficients(given.clone()), ..plain() };
+    let mut recorder = Recorder::default();
+    run(&candidates, with(Method::Twa(pooled)), None, &mut recorder).unwrap();
+    assert!(near(&recorder.0[0].coefficients, &given), "{:?}", recorder.0[0].coefficients);
+}
+
+#[test]
+fn a_fit_ends_when_its_patience_does() {
+    // No step can help copies of one model whose noise is the data's own optimum.
+    let candidates = noisy(&[0.0, 0.0, 2.0]);
+    let still = |patience| TwaOptions { learning_rate: Some(1e-13), patience, ..plain() };
+    let steps = |patience| {
+        let outcome = run(&candidates, with(Method::Twa(still(patience))), None, &mut Silent).unwrap();
+        outcome.fit.unwrap().steps
+    };
+    assert_eq!(steps(None), 60);
+    assert!(steps(Some(2)) < 60);
+}
+
+#[test]
+fn rules_report_their_own_weights_beside_the_baselines() {
+    let candidates = noisy(&[0.05, 0.6, 0.3, 0.1]);
+    let outcome =
+        |rule| run(&candidates, AverageOptions { guard: false, ..with(Method::Rule(rule)) }, None, &mut Silent);
+    for (rule, name, weights) in [
+        (Rule::Uniform, "uniform", Some(vec![0.25; 4])),
+        (Rule::Fixed(vec![2.0, 0.0, 1.0, 1.0]), "fixed", Some(vec![0.5, 0.0, 0.25, 0.25])),
+        (Rule::Ema { decay: 0.5 }, "ema", Some(vec![0.125, 0.125, 0.25, 0.5])),
+        (Rule::Schedule(Curve::Linear), "schedule", Some(vec![0.25; 4])),
+        (Rule::BestSuffix, "best_suffix", None),
+        (Rule::Greedy, "greedy", None),
+        (Rule::LineSearch, "line_search", None),
+    ] {
+        let outcome = outcome(rule).unwrap();
+        assert_eq!(outcome.chosen, name);
+        assert!(outcome.fit.is_none());
+        let a = &outcome.coefficients;
+        assert!((a.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{name}: {a:?}");
+        if let Some(weights) = weights {
+            assert!(a.iter().zip(&weights).all(|(a, w)| (a - w).abs() < 1e-12), "{name}: {a:?}");
+        }
+        let own = select_loss(&outcome, name);
+        match name {
+            "best_suffix" => assert!(own <= select_loss(&outcome, "uniform") && own <= select_loss(&outcome, "last")),
+            "line_search" => assert!(own <= select_loss(&outcome, "uniform")),
+            "greedy" => assert!(own <= select_loss(&outcome, "best_single")),
+            _ => {}
+        }
+    }
+    assert!(outcome(Rule::Fixed(vec![1.0])).unwrap_err().to_string().contains("weights"));
+}
+
+#[test]
+fn uniform_alone_may_stand_beside_a_fit_but_not_beside_a_rule() {
+    let candidates = noisy(&[0.05, 0.6, 0.3]);
+    let names = |method| {
+        let options = AverageOptions { baselines: Baselines::Uniform, ..with(method) };
+        let outcome = run(&candidates, options, None, &mut Silent).unwrap();
+        outcome.methods.iter().map(|m| m.method).collect::<Vec<_>>()
+    };
+    assert_eq!(names(Method::Twa(plain())), ["uniform", "twa"]);
+    assert_eq!(names(Method::Rule(Rule::Greedy)), ["last", "best_single", "uniform", "best_suffix", "greedy"]);
+}
+
+#[test]
+fn training_data_beside_held_out_data_is_fitted_on_too() {
+    let (network, candidates) = (network(24), noisy(&[0.05, 1.0, 1.0]));
+    let names: Vec<_> = (0..3).map(|i| format!("candidate {i}")).collect();
+    let (held_out, train) = (Arc::new(dataset(100)), Arc::new(dataset(300)));
+    let data = AverageData {
+        fit: vec![Part { dataset: held_out.clone(), indices: (0..60).collect() }, Part::all(train.clone())],
+        select: Part { dataset: held_out, indices: (60..100).collect() },
+        test: None,
+        batch_norm: Part::all(train),
+    };
+    let averaging = Averaging::new(network, &candidates, &names, data, options(), &mut Silent).unwrap();
+    let projection = averaging.build_projection(&mut Silent).unwrap();
+    let outcome = averaging.run(projection.as_ref(), None, &mut Silent).unwrap();
+    assert_eq!(outcome.fit.unwrap().steps, 6 * 360_u64.div_ceil(32));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use barycenter_core::data::{Augmentation, Dataset, Draws, Inputs, Normalisation};
+use barycenter_core::data::{Augmentation, Dataset, Draws, Inputs, Normalisation, Part};
 use barycenter_core::network::{
     ClipImageSizes, Gpt2Sizes, Mode, Network, NetworkSpec, Role, Statistics, StatisticsSum, TensorSpec, VitSizes,
     Weights, check_layout,
@@ -155,7 +155,7 @@ impl Case {
             loss: Loss::CrossEntropy { label_smoothing: self.label_smoothing },
             seed: 0,
         };
-        DatasetLoss::new(self.network(), Arc::new(dataset), (0..self.batch).collect(), options).unwrap()
+        DatasetLoss::new(self.network(), vec![Part::all(Arc::new(dataset))], options).unwrap()
     }
 
     /// Loss and gradient in training mode: cross-entropy of the labels, or of each token given those before it.

@@ -5,11 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use barycenter_core::{
     Result,
-    average::{AverageData, AverageOptions, Averaging, BatchNormOptions, BatchNormPolicy, Outcome, Part, Silent},
+    average::{
+        AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Method, Outcome, Part,
+        Silent, TwaOptions,
+    },
     blocks::Granularity,
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
     data::{Augmentation, Dataset},
-    fit::{Optimiser, Schedule},
     network::{Gpt2Sizes, Network, NetworkSpec, Role, Statistics},
     objective::Loss,
 };
@@ -47,19 +49,14 @@ fn checkpoint(seed: u64, output_layer: Option<&[f32]>) -> CheckpointFile {
 fn averaging(candidates: &[CheckpointFile]) -> Result<Averaging<'_>> {
     let data = Arc::new(Dataset::from_tokens(vec![0; 10], 5, None).unwrap());
     let part = || Part::all(Arc::clone(&data));
-    let data = AverageData { fit: part(), select: part(), test: None, batch_norm: part() };
+    let data = AverageData { fit: vec![part()], select: part(), test: None, batch_norm: part() };
     let options = AverageOptions {
-        granularity: Granularity::Tensor,
-        bits: 4,
-        optimiser: Optimiser::Sgd { momentum: 0.0, weight_decay: 0.0 },
-        learning_rate: 0.1,
-        schedule: Schedule::Constant,
-        epochs: 1,
+        method: Method::Twa(TwaOptions::plain(Granularity::Tensor, 4, 1)),
         batch_size: 2,
-        history_every: 1,
         augmentation: Augmentation::default(),
         loss: Loss::NextToken { label_smoothing: 0.0 },
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Copy, augment: false, batches: None },
+        baselines: Baselines::All,
         guard: false,
         seed: 0,
     };
@@ -77,9 +74,7 @@ fn merged(candidates: &[CheckpointFile]) -> CheckpointFile {
         coefficients: first.iter().copied().chain(first.iter().map(|a| 1.0 - a)).collect(),
         statistics: Statistics::default(),
         methods: Vec::new(),
-        best_step: 0,
-        steps: 0,
-        as_fitted_select_loss: 0.0,
+        fit: None,
     };
     let mut written = Vec::new();
     averaging.materialise(&outcome, &mut written, &mut Silent).unwrap();

@@ -43,6 +43,8 @@ pub(crate) struct Inputs {
 /// What a job leaves behind on the worker.
 #[derive(Debug)]
 pub(crate) struct Product {
+    /// The method the job asked for.
+    pub method: &'static str,
     pub outcome: Outcome,
     pub blocks: Vec<String>,
     pub not_averaged: Vec<barycenter_api::NotAveraged>,
@@ -68,9 +70,10 @@ pub(crate) fn run(
     let names: Vec<_> = lease.candidates.iter().map(|c| format!("step {} ({})", c.step, c.checkpoint_id)).collect();
     let datasets = Datasets::open(lease, inputs)?;
     let data = datasets.parts(lease)?;
-    let (fit_samples, select_samples) = (data.fit.indices.len() as u64, data.select.indices.len() as u64);
+    let (fit_samples, select_samples) = (data.fit_samples() as u64, data.select.indices.len() as u64);
     let mut reporter = Reporter(journal);
-    let options = convert::options(spec, data.fit.dataset.kind());
+    let options = convert::options(spec, data.fit[0].dataset.kind());
+    let method = options.method.name();
     let averaging = Averaging::new(network, &candidates, &names, data, options, &mut reporter)?;
     journal.name_blocks(averaging.blocks().names());
 
@@ -79,11 +82,12 @@ pub(crate) fn run(
     if let Some(state) = &state {
         info!(job.id = %lease.job_id, step = state.fit.step, "resuming the fit");
     }
-    let outcome = averaging.run(&projection, state, &mut reporter)?;
+    let outcome = averaging.run(projection.as_ref(), state, &mut reporter)?;
 
     let file = File::create(artifact).map_err(|e| Error::io(artifact, e))?;
     let written = averaging.materialise(&outcome, BufWriter::new(file), &mut reporter)?;
     Ok(Product {
+        method,
         blocks: averaging.blocks().names().to_vec(),
         not_averaged: averaging
             .not_averaged()
@@ -95,29 +99,32 @@ pub(crate) fn run(
         fit_samples,
         select_samples,
         select_overlaps_fit: Datasets::overlap(lease),
-        projection_bytes: projection.packed_bytes(),
+        projection_bytes: projection.as_ref().map_or(0, Projection::packed_bytes),
         projection_cached,
     })
 }
 
-/// The projection from the cache, or built and put there. A damaged one is built anew.
+/// The projection from the cache, or built and put there; none where the method needs none. A damaged one is built anew.
 fn cached_projection(
     lease: &Lease,
     cache: &Cache,
     averaging: &Averaging<'_>,
     journal: &Journal,
-) -> Result<(Projection, bool)> {
+) -> Result<(Option<Projection>, bool)> {
     journal.report(Phase::Projection, 0, 1)?;
     let digests: Vec<_> = lease.candidates.iter().map(|c| c.digest_blake3.clone()).collect();
-    let path = cache.projection(&averaging.projection_key(&digests));
+    let Some(key) = averaging.projection_key(&digests) else { return Ok((None, false)) };
+    let path = cache.projection(&key);
     if path.exists() {
         match Projection::load(&path) {
-            Ok(projection) => return Ok((projection, true)),
+            Ok(projection) => return Ok((Some(projection), true)),
             Err(error) => warn!(%error, "a cached projection is damaged and is built anew"),
         }
     }
     let projection = averaging.build_projection(&mut Reporter(journal))?;
-    projection.save(&path)?;
+    if let Some(projection) = &projection {
+        projection.save(&path)?;
+    }
     Ok((projection, false))
 }
 
@@ -156,13 +163,19 @@ impl Datasets {
             Some(name) if *name != spec.data.fit => Part::all(self.named(lease, name)?),
             _ => fit.clone(),
         };
+        let train = spec.data.train.as_ref().map(|name| self.named(lease, name)).transpose()?.map(Part::all);
+        let fit = [fit].into_iter().chain(train).collect();
         let test = spec.data.test.as_ref().map(|name| self.named(lease, name)).transpose()?.map(Part::all);
         Ok(AverageData { fit, select, test, batch_norm })
     }
 
-    /// Whether the select dataset is the fit dataset, under whatever name.
+    /// Whether the select dataset is one that is fitted on, under whatever name.
     fn overlap(lease: &Lease) -> bool {
+        let data = &lease.spec.data;
         let id = |name: &str| Self::index(lease, name).ok().map(|index| lease.datasets[index].dataset_id);
-        lease.spec.data.select.as_ref().is_some_and(|select| id(select) == id(&lease.spec.data.fit))
+        let is = |select: &String, fitted: &String| id(select) == id(fitted);
+        data.select
+            .as_ref()
+            .is_some_and(|select| is(select, &data.fit) || data.train.as_ref().is_some_and(|t| is(select, t)))
     }
 }

@@ -2,10 +2,11 @@
 
 use barycenter_api as api;
 use barycenter_core::{
-    average::{AverageOptions, BatchNormOptions, BatchNormPolicy},
+    average::{AverageOptions, Baselines, BatchNormOptions, BatchNormPolicy, Method, Rule, Start, TwaOptions},
     blocks::Granularity,
     data::{Augmentation, DatasetKind, Normalisation},
-    fit::{Optimiser, Schedule},
+    fit::{Basis, Constraint, Form, Optimiser, Pooling, Schedule},
+    merge::weights::Curve,
     network::{ClipImageSizes, Gpt2Sizes, NetworkSpec, VitSizes},
     objective::Loss,
 };
@@ -64,27 +65,18 @@ pub(crate) fn network(spec: &api::NetworkSpec) -> NetworkSpec {
     }
 }
 
+/// Samples a batch of evaluation where the method has no batches of its own.
+const BATCH_SIZE: usize = 128;
+
 /// The options of a spec whose defaults the server has filled in, and whose fit data is of this kind.
 pub(crate) fn options(spec: &api::JobSpec, kind: DatasetKind) -> AverageOptions {
-    let api::MethodSpec::Twa(twa) = &spec.method;
-    let (optimiser, learning_rate) = optimiser(&twa.optimiser, twa.granularity);
+    let batch_size = match &spec.method {
+        api::MethodSpec::Twa(twa) => twa.batch_size as usize,
+        _ => BATCH_SIZE,
+    };
     AverageOptions {
-        granularity: match twa.granularity {
-            api::Granularity::Model => Granularity::Model,
-            api::Granularity::Layer => Granularity::Layer,
-            api::Granularity::Tensor => Granularity::Tensor,
-            api::Granularity::Elements(k) => Granularity::Elements(k),
-        },
-        bits: twa.bits,
-        optimiser,
-        learning_rate,
-        schedule: match twa.schedule {
-            api::ScheduleSpec::Cosine { warm_up } => Schedule::Cosine { warm_up },
-            api::ScheduleSpec::Constant => Schedule::Constant,
-        },
-        epochs: u64::from(twa.epochs),
-        batch_size: twa.batch_size as usize,
-        history_every: u64::from(twa.history_every),
+        method: method(&spec.method),
+        batch_size,
         augmentation: spec
             .data
             .augmentation
@@ -92,8 +84,79 @@ pub(crate) fn options(spec: &api::JobSpec, kind: DatasetKind) -> AverageOptions 
             .unwrap_or_default(),
         loss: spec.objective.as_ref().map_or_else(|| Loss::of(kind), loss),
         batch_norm: batch_norm(&spec.batch_norm),
+        baselines: match spec.baselines {
+            api::Baselines::All => Baselines::All,
+            api::Baselines::Uniform => Baselines::Uniform,
+        },
         guard: spec.guard == api::Guard::On,
         seed: spec.seed,
+    }
+}
+
+fn method(spec: &api::MethodSpec) -> Method {
+    let rule = match spec {
+        api::MethodSpec::Twa(twa) => return Method::Twa(twa_options(twa)),
+        api::MethodSpec::Uniform {} => Rule::Uniform,
+        api::MethodSpec::Fixed { weights } => Rule::Fixed(weights.clone()),
+        api::MethodSpec::Ema { decay } => Rule::Ema { decay: *decay },
+        api::MethodSpec::Schedule { curve } => Rule::Schedule(match curve {
+            api::Curve::Linear => Curve::Linear,
+            api::Curve::Cosine => Curve::Cosine,
+            api::Curve::InverseSqrt => Curve::InverseSqrt,
+        }),
+        api::MethodSpec::BestSuffix {} => Rule::BestSuffix,
+        api::MethodSpec::Greedy {} => Rule::Greedy,
+        api::MethodSpec::LineSearch {} => Rule::LineSearch,
+    };
+    Method::Rule(rule)
+}
+
+fn twa_options(twa: &api::TwaSpec) -> TwaOptions {
+    let (optimiser, learning_rate) = optimiser(&twa.optimiser);
+    TwaOptions {
+        granularity: match twa.granularity {
+            api::Granularity::Model => Granularity::Model,
+            api::Granularity::Layer => Granularity::Layer,
+            api::Granularity::Tensor => Granularity::Tensor,
+            api::Granularity::Elements(k) => Granularity::Elements(k),
+        },
+        bits: twa.bits,
+        form: form(twa),
+        optimiser,
+        learning_rate,
+        schedule: match twa.schedule {
+            api::ScheduleSpec::Cosine { warm_up } => Schedule::Cosine { warm_up },
+            api::ScheduleSpec::Linear { warm_up } => Schedule::Linear { warm_up },
+            api::ScheduleSpec::Step => Schedule::Step,
+            api::ScheduleSpec::Constant => Schedule::Constant,
+        },
+        clip_norm: twa.clip_norm,
+        sam_rho: twa.sam_rho,
+        epochs: twa.epochs.map_or(1, u64::from),
+        patience: twa.patience.map(u64::from),
+        start: match twa.start {
+            api::Start::Uniform => Start::Uniform,
+            api::Start::Best => Start::Best,
+        },
+        history_every: u64::from(twa.history_every),
+    }
+}
+
+fn form(twa: &api::TwaSpec) -> Form {
+    Form {
+        constraint: match twa.constraint {
+            api::Constraint::Affine => Constraint::Affine,
+            api::Constraint::Convex => Constraint::Convex,
+            api::Constraint::Linear => Constraint::Linear,
+        },
+        basis: match twa.basis {
+            api::Basis::Normalised => Basis::Normalised,
+            api::Basis::Orthonormal => Basis::Orthonormal,
+        },
+        pooling: match twa.pooling {
+            api::PoolingSpec::None {} => Pooling::None,
+            api::PoolingSpec::Partial { strength } => Pooling::Partial { strength },
+        },
     }
 }
 
@@ -105,14 +168,13 @@ fn loss(objective: &api::ObjectiveSpec) -> Loss {
     }
 }
 
-fn optimiser(spec: &api::OptimiserSpec, granularity: api::Granularity) -> (Optimiser, f64) {
-    let default_rate = if granularity == api::Granularity::Model { 0.1 } else { 0.01 };
+fn optimiser(spec: &api::OptimiserSpec) -> (Optimiser, Option<f64>) {
     match *spec {
         api::OptimiserSpec::Adamw { learning_rate, betas, epsilon, weight_decay } => {
-            (Optimiser::AdamW { betas, epsilon, weight_decay }, learning_rate.unwrap_or(default_rate))
+            (Optimiser::AdamW { betas, epsilon, weight_decay }, learning_rate)
         }
         api::OptimiserSpec::Sgd { learning_rate, momentum, weight_decay } => {
-            (Optimiser::Sgd { momentum, weight_decay }, learning_rate.unwrap_or(default_rate))
+            (Optimiser::Sgd { momentum, weight_decay }, learning_rate)
         }
     }
 }

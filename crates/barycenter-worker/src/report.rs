@@ -1,6 +1,6 @@
 //! What a job found, in the words of the API.
 
-use barycenter_api::{Evaluated, Evaluation, Lease, PhaseTime, Report};
+use barycenter_api::{Evaluated, Evaluation, FitReport, Lease, PhaseTime, Report};
 use barycenter_core::average::{MethodScores, Scores};
 use uuid::Uuid;
 
@@ -11,11 +11,13 @@ pub(crate) fn report(lease: &Lease, product: &Product, phases: Vec<PhaseTime>) -
     let outcome = &product.outcome;
     Report {
         chosen: outcome.chosen.to_owned(),
-        verdict: verdict(&outcome.methods, outcome.chosen),
+        verdict: verdict(&outcome.methods, product.method, outcome.chosen),
         evaluations: outcome.methods.iter().map(|method| evaluation(lease, method)).collect(),
-        best_step: outcome.best_step,
-        steps: outcome.steps,
-        as_fitted_select_loss: outcome.as_fitted_select_loss,
+        fit: outcome.fit.as_ref().map(|fit| FitReport {
+            best_step: fit.best_step,
+            steps: fit.steps,
+            as_fitted_select_loss: fit.as_fitted_select_loss,
+        }),
         fit_samples: product.fit_samples,
         select_samples: product.select_samples,
         select_overlaps_fit: product.select_overlaps_fit,
@@ -34,6 +36,7 @@ fn evaluation(lease: &Lease, scores: &MethodScores) -> Evaluation {
         select: evaluated(scores.select),
         test: scores.test.map(evaluated),
         select_difference_from_uniform: scores.select_difference_from_uniform,
+        test_difference_from_uniform: scores.test_difference_from_uniform,
     }
 }
 
@@ -41,24 +44,23 @@ fn evaluated(scores: Scores) -> Evaluated {
     Evaluated { loss: scores.loss, accuracy: scores.accuracy }
 }
 
-/// One plain sentence: what was returned, and what it gained.
-fn verdict(methods: &[MethodScores], chosen: &str) -> String {
+/// One plain sentence: what was returned, and what the job's own method gained.
+fn verdict(methods: &[MethodScores], own: &str, chosen: &str) -> String {
     let loss = |name: &str| methods.iter().find(|m| m.method == name).map(|m| m.select.loss);
-    let (Some(fit), Some(uniform)) = (loss("twa"), loss("uniform")) else { return String::new() };
-    let rival = methods.iter().filter(|m| m.method != "twa").min_by(|a, b| a.select.loss.total_cmp(&b.select.loss));
+    let (Some(of_own), Some(uniform)) = (loss(own), loss("uniform")) else { return String::new() };
+    let rival = methods.iter().filter(|m| m.method != own).min_by(|a, b| a.select.loss.total_cmp(&b.select.loss));
     let Some(rival) = rival else { return String::new() };
-    if chosen == "twa" && fit < rival.select.loss {
-        let gain = rival.select.loss - fit;
+    let called = if own == "twa" { "the learned average" } else { own };
+    if chosen == own && of_own < rival.select.loss {
+        let gain = rival.select.loss - of_own;
         format!(
-            "the learned average is best: select loss {fit:.4}, {:.4} below uniform and {gain:.4} below the best \
-             baseline, {}",
-            uniform - fit,
+            "{called} is best: select loss {of_own:.4}, {:.4} below uniform and {gain:.4} below the best baseline, {}",
+            uniform - of_own,
             rival.method
         )
     } else {
         format!(
-            "the learned average gained nothing over the baseline {}: select loss {fit:.4} against {:.4}; returned: \
-             {chosen}",
+            "{called} gained nothing over the baseline {}: select loss {of_own:.4} against {:.4}; returned: {chosen}",
             rival.method, rival.select.loss
         )
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use barycenter_api::{BatchNormPolicy, JobSpec};
+use barycenter_api::{BatchNormPolicy, DataSpec, JobSpec};
 use barycenter_core::{data, network::Network, objective::check_kind};
 use sqlx::PgConnection;
 
@@ -19,11 +19,15 @@ use crate::{
 
 const DEFAULT_SELECT_FRACTION: f64 = 0.2;
 const MAX_SELECT_FRACTION: f64 = 0.9;
+/// Batches of running statistics: more change a loss by less than other seeds do (`docs/method.md`, "Evidence").
+const DEFAULT_BATCHES: u32 = 32;
 
 /// What the data of a spec comes to.
 pub(super) struct Data {
     /// Shape of one input of the fit data.
     pub(super) input_shape: Vec<usize>,
+    /// Samples that are fitted on.
+    pub(super) fit_samples: u64,
     /// Bytes of all files.
     pub(super) file_bytes: u64,
     /// The datasets by the words that name them.
@@ -40,14 +44,15 @@ pub(super) async fn resolve(
     resolve_batch_norm(spec, network, faults);
     let named: Vec<(&str, String)> = [
         ("data.fit", Some(spec.data.fit.clone())),
+        ("data.train", spec.data.train.clone()),
         ("data.select", spec.data.select.clone()),
         ("data.test", spec.data.test.clone()),
         ("batch_norm.dataset", spec.batch_norm.dataset.clone()),
     ]
     .into_iter()
     .filter_map(|(field, name)| name.map(|name| (field, name)))
-    // What batch norm takes over from the fit data is at fault there, once.
-    .filter(|(field, name)| *field != "batch_norm.dataset" || *name != spec.data.fit)
+    // What batch norm takes over from what is fitted on is at fault there, once.
+    .filter(|(field, name)| *field != "batch_norm.dataset" || !takes_over(&spec.data, name))
     .collect();
     let mut found = BTreeMap::new();
     for (field, name) in &named {
@@ -68,12 +73,15 @@ pub(super) async fn resolve(
         return Ok(None);
     };
     objective::resolve(&mut spec.objective, &fit.name, fit.shape.kind, faults);
-    resolve_split(spec, fit.shape.sample_count, faults);
+    let selected = resolve_split(spec, fit.shape.sample_count, faults);
+    let train = spec.data.train.as_ref().and_then(|name| found.get(name));
+    check_train(fit, train, faults);
     check_augmentation(spec, &fit.shape.input_shape, faults);
     // Two words may name one dataset, which is held once.
     let by_id: BTreeMap<DatasetId, u64> = found.values().map(|d| (d.dataset_id, d.blob.size_bytes)).collect();
     Ok(Some(Data {
         input_shape: to_usize(&fit.shape.input_shape),
+        fit_samples: fit.shape.sample_count - selected + train.map_or(0, |train| train.shape.sample_count),
         file_bytes: by_id.values().sum(),
         datasets: found.into_iter().map(|(name, dataset)| (name, dataset.dataset_id)).collect(),
     }))
@@ -115,21 +123,36 @@ fn to_usize(shape: &[u64]) -> Vec<usize> {
     shape.iter().map(|extent| *extent as usize).collect()
 }
 
-fn resolve_split(spec: &mut JobSpec, sample_count: u64, faults: &mut Faults) {
+fn takes_over(data: &DataSpec, name: &String) -> bool {
+    *name == data.fit || data.train.as_ref() == Some(name)
+}
+
+/// Samples of two datasets are drawn into one batch.
+fn check_train(fit: &Dataset, train: Option<&Dataset>, faults: &mut Faults) {
+    const FIELD: &str = "data.train";
+    let Some(train) = train else { return };
+    faults.check(train.dataset_id != fit.dataset_id, FIELD, || "is the dataset of `data.fit`".into());
+    let (a, b) = (&train.shape.input_shape, &fit.shape.input_shape);
+    faults.check(a == b, FIELD, || format!("its inputs have shape {a:?}, those of the fit data {b:?}"));
+}
+
+/// Fills in the part of the fit data that is kept for selection; returns its number of samples.
+fn resolve_split(spec: &mut JobSpec, sample_count: u64, faults: &mut Faults) -> u64 {
     const FIELD: &str = "data.select_fraction";
     if spec.data.select.is_some() {
         faults.check(spec.data.select_fraction.is_none(), FIELD, || "cannot stand beside `data.select`".into());
-        return;
+        return 0;
     }
     let fraction = *spec.data.select_fraction.get_or_insert(DEFAULT_SELECT_FRACTION);
     if !(fraction > 0.0 && fraction <= MAX_SELECT_FRACTION) {
         faults.add(FIELD, format!("must lie in (0, {MAX_SELECT_FRACTION}], not {fraction}"));
-        return;
+        return 0;
     }
     // As `barycenter_core::data::split` does it: rounded, but at least one.
     let selected = ((sample_count as f64 * fraction).round() as u64).max(1);
     let detail = || format!("leaves no sample to fit on: {selected} of {sample_count} would be kept for selection");
     faults.check(selected < sample_count, FIELD, detail);
+    selected.min(sample_count)
 }
 
 fn check_augmentation(spec: &JobSpec, input_shape: &[u64], faults: &mut Faults) {
@@ -155,7 +178,8 @@ fn resolve_batch_norm(spec: &mut JobSpec, network: Option<&dyn Network>, faults:
     faults.check(augmented || !wanted, "batch_norm.augment", || "needs `data.augmentation`".into());
     let recomputed = batch_norm.policy == BatchNormPolicy::Recompute;
     if recomputed && network.is_some_and(Network::has_batch_norm) {
-        batch_norm.dataset.get_or_insert_with(|| spec.data.fit.clone());
+        batch_norm.dataset.get_or_insert_with(|| spec.data.train.clone().unwrap_or_else(|| spec.data.fit.clone()));
         batch_norm.augment.get_or_insert(augmented);
+        batch_norm.batches.get_or_insert(DEFAULT_BATCHES);
     }
 }

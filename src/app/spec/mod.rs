@@ -7,7 +7,7 @@ mod method;
 mod network;
 mod objective;
 
-use barycenter_api::{JobSpec, MemoryEstimate, MethodSpec};
+use barycenter_api::{JobSpec, MemoryEstimate};
 use barycenter_core::average::Sizes;
 use sqlx::PgConnection;
 
@@ -58,25 +58,24 @@ impl Faults {
 /// Checks a spec against what is stored and fills in its defaults; refuses it with every field at fault.
 pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Resolved> {
     let mut faults = Faults::default();
-    let MethodSpec::Twa(twa) = &mut spec.method;
-    method::resolve(twa, &mut faults);
     objective::check(spec.objective.as_ref(), &mut faults);
     let candidates = find_candidates(conn, &spec, &mut faults).await?;
+    method::resolve(&mut spec.method, candidates.as_ref().map(|candidates| candidates.count), &mut faults);
     let tensors = candidates.as_ref().map(|candidates| candidates.tensors.as_slice());
     let network = network::check(&spec.network, tensors, &mut faults);
     let data = data::resolve(conn, &mut spec, network.as_deref(), &mut faults).await?;
     let (Some(candidates), Some(network), Some(data), true) = (candidates, network, data, faults.0.is_empty()) else {
         return Err(faults.into_error());
     };
-    let MethodSpec::Twa(twa) = &spec.method;
     let averaged = network::averaged(network.as_ref());
     let tensors: Vec<usize> = averaged.iter().map(|(_, elements)| *elements).collect();
+    let method = method::sizes(&mut spec.method, data.fit_samples);
     let estimate = estimate::estimate(&Sizes {
         candidates: candidates.count,
-        blocks: network::block_count(&averaged, twa.granularity),
+        blocks: network::block_count(&averaged, method.granularity),
         tensors: &tensors,
-        bits: twa.bits,
-        activation_bytes: network.activation_bytes(&data.input_shape, twa.batch_size as usize) as u64,
+        bits: method.bits,
+        activation_bytes: network.activation_bytes(&data.input_shape, method.batch_size) as u64,
         dataset_bytes: data.file_bytes,
     });
     Ok(Resolved { spec, estimate, run_id: candidates.run_id, datasets: data.datasets })

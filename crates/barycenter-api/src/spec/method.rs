@@ -9,30 +9,78 @@ use utoipa::{PartialSchema, ToSchema};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum MethodSpec {
-    /// Trainable Weight Averaging (arXiv 2205.13104), affine form.
-    Twa(TwaSpec),
+    /// Trainable Weight Averaging (arXiv 2205.13104).
+    Twa(Box<TwaSpec>),
+    /// Every candidate alike (SWA, a uniform soup).
+    Uniform {},
+    /// Given weights.
+    Fixed {
+        /// One a candidate, in the set's order; divided by their sum.
+        weights: Vec<f64>,
+    },
+    /// Exponential moving average over the candidates in order.
+    Ema {
+        /// What the average keeps at each candidate, in `[0, 1)`.
+        decay: f64,
+    },
+    /// The weights that stand for a decay of the learning rate over the candidates (WSM, arXiv 2507.17634).
+    Schedule {
+        /// How the rate would have decayed.
+        curve: Curve,
+    },
+    /// The last k candidates alike, with the k of the least select loss.
+    BestSuffix {},
+    /// Greedy soup (Wortsman et al. 2022) by select loss.
+    Greedy {},
+    /// The point of the least select loss on the line from the uniform average through that of the later half, up to
+    /// three times as far.
+    LineSearch {},
 }
 
 impl Default for MethodSpec {
     fn default() -> Self {
-        Self::Twa(TwaSpec::default())
+        Self::Twa(Box::default())
     }
+}
+
+/// How a learning rate would have decayed: from 1 at the first candidate (`x = 0`) to 0 after the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Curve {
+    /// `1 − x`; the same as `uniform`.
+    Linear,
+    /// `½ (1 + cos πx)`.
+    Cosine,
+    /// `1 − √x`.
+    InverseSqrt,
 }
 
 /// Options of Trainable Weight Averaging.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TwaSpec {
-    /// How the averaged tensors are cut into blocks: `model` (default), `layer`, `tensor` or `elements:K`.
+    /// How the averaged tensors are cut into blocks: `model`, `layer`, `tensor` (default) or `elements:K`.
     pub granularity: Granularity,
+    /// How blocks share their coefficients.
+    pub pooling: PoolingSpec,
+    /// What averages may be reached.
+    pub constraint: Constraint,
+    /// Directions of a block.
+    pub basis: Basis,
     /// Bits of a stored direction: 1, 2, 4 (default), 8, or 32 for no quantisation.
     pub bits: u8,
-    /// Optimiser on `X`.
+    /// Optimiser on the trained variable.
     pub optimiser: OptimiserSpec,
     /// Learning-rate schedule.
     pub schedule: ScheduleSpec,
-    /// Passes over the fit data; 5 unless told.
-    pub epochs: u32,
+    /// Longest gradient on the trained variable, by Euclidean norm; longer ones are scaled down to it. None unless told.
+    pub clip_norm: Option<f64>,
+    /// Radius of Sharpness-Aware Minimisation (Foret et al. 2021), a distance between weights; 0 for none. Doubles the time of a step.
+    pub sam_rho: f64,
+    /// Passes over the fit data; unless told as many as come nearest to 200 steps, 1 to 10.
+    pub epochs: Option<u32>,
+    /// End the fit after so many passes in which no snapshot was the best on the select part. None unless told.
+    pub patience: Option<u32>,
     /// Samples a step; 128 unless told.
     pub batch_size: u32,
     /// Where the fit starts.
@@ -44,16 +92,71 @@ pub struct TwaSpec {
 impl Default for TwaSpec {
     fn default() -> Self {
         Self {
-            granularity: Granularity::Model,
+            granularity: Granularity::Tensor,
+            pooling: PoolingSpec::default(),
+            constraint: Constraint::default(),
+            basis: Basis::default(),
             bits: 4,
             optimiser: OptimiserSpec::default(),
             schedule: ScheduleSpec::default(),
-            epochs: 5,
+            clip_norm: None,
+            sam_rho: 0.0,
+            epochs: None,
+            patience: None,
             batch_size: 128,
             start: Start::default(),
             history_every: 1,
         }
     }
+}
+
+/// How blocks share their coefficients.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PoolingSpec {
+    /// Every block has its own, and nothing holds them together.
+    None {},
+    /// All blocks share coefficients, and each has differences from them that cost something.
+    Partial {
+        /// What a difference costs: `½ strength · Σ (t / R)²`, in units of the loss, where `t / R` is about the difference of
+        /// a coefficient. 8 unless told.
+        #[serde(default = "default_strength")]
+        strength: f64,
+    },
+}
+
+fn default_strength() -> f64 {
+    8.0
+}
+
+impl Default for PoolingSpec {
+    fn default() -> Self {
+        Self::Partial { strength: default_strength() }
+    }
+}
+
+/// What averages may be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Constraint {
+    /// Coefficients sum to 1 in every block and may be negative.
+    #[default]
+    Affine,
+    /// They are also at least 0: a softmax, the learned soup.
+    Convex,
+    /// They sum to anything: the centre is one more direction.
+    Linear,
+}
+
+/// Directions of a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// The deviations from the centre, each divided by its norm.
+    #[default]
+    Normalised,
+    /// An orthonormal basis of what they span. Blocks cannot be pooled in it.
+    Orthonormal,
 }
 
 /// How the averaged tensors are cut into blocks; written `model`, `layer`, `tensor` or `elements:K`.
@@ -124,7 +227,7 @@ impl ToSchema for Granularity {}
 pub enum OptimiserSpec {
     /// `AdamW` (Loshchilov and Hutter 2019).
     Adamw {
-        /// Peak learning rate; by default 0.1 at granularity `model` and 0.01 at the others.
+        /// Peak learning rate, a distance between weights a step; where absent, what moves a coefficient by a hundredth.
         #[serde(default)]
         learning_rate: Option<f64>,
         /// Decay of the two moments.
@@ -179,6 +282,14 @@ pub enum ScheduleSpec {
         #[serde(default = "default_warm_up")]
         warm_up: f64,
     },
+    /// Linear warm-up, then a line to 0.
+    Linear {
+        /// Part of the steps that warm up; 0.2 unless told.
+        #[serde(default = "default_warm_up")]
+        warm_up: f64,
+    },
+    /// The peak rate, a tenth of it from half of the steps on, a hundredth from three quarters.
+    Step,
     /// The peak rate throughout.
     Constant,
 }
@@ -194,12 +305,14 @@ impl Default for ScheduleSpec {
 }
 
 /// Where a fit starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
-    /// `X = 0`: the uniform average.
+    /// The uniform average.
     #[default]
     Uniform,
+    /// The baseline with the least loss on the fit part.
+    Best,
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use self::{
-    method::{Granularity, MethodSpec, OptimiserSpec, ScheduleSpec, Start, TwaSpec},
+    method::{
+        Basis, Constraint, Curve, Granularity, MethodSpec, OptimiserSpec, PoolingSpec, ScheduleSpec, Start, TwaSpec,
+    },
     network::NetworkSpec,
 };
 
@@ -32,7 +34,10 @@ pub struct JobSpec {
     /// Running statistics of the averaged model.
     #[serde(default)]
     pub batch_norm: BatchNormSpec,
-    /// Whether a baseline that beats the fit on the select part is returned in its place.
+    /// Which baselines stand beside the method.
+    #[serde(default)]
+    pub baselines: Baselines,
+    /// Whether a baseline that beats the method on the select part is returned in its place.
     #[serde(default)]
     pub guard: Guard,
     /// Seed of the split, the shuffling and the augmentation.
@@ -46,6 +51,9 @@ pub struct JobSpec {
 pub struct DataSpec {
     /// Held-out data makes this TWA-v, training data TWA-t.
     pub fit: String,
+    /// Training data of the checkpoints, fitted on beside held-out data in `fit`; running statistics are recomputed on it.
+    #[serde(default)]
+    pub train: Option<String>,
     /// Data on which snapshots and baselines are compared; where absent, `select_fraction` of `fit` is kept for it.
     #[serde(default)]
     pub select: Option<String>,
@@ -98,11 +106,11 @@ pub enum ObjectiveSpec {
 pub struct BatchNormSpec {
     /// What happens to them.
     pub policy: BatchNormPolicy,
-    /// Data they are recomputed on; the fit data unless told.
+    /// Data they are recomputed on; unless told `data.train`, where there is none `data.fit`.
     pub dataset: Option<String>,
     /// Recompute on augmented inputs; true unless told, where the job has an augmentation.
     pub augment: Option<bool>,
-    /// Batches to accumulate; all of the data unless told.
+    /// Batches to accumulate; 32 unless told.
     pub batches: Option<u32>,
 }
 
@@ -119,6 +127,17 @@ pub enum BatchNormPolicy {
     Copy,
 }
 
+/// Which baselines stand beside a method.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Baselines {
+    /// Last, best single, uniform, best suffix, greedy: 3 n − 2 evaluations on the select part.
+    #[default]
+    All,
+    /// Uniform alone: one evaluation. A method that is itself a baseline has all.
+    Uniform,
+}
+
 /// Whether the result may be a baseline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -129,6 +148,7 @@ pub enum Guard {
     /// The best snapshot, whatever the baselines do.
     Off,
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,7 +159,7 @@ mod tests {
     #[test]
     fn a_spec_needs_only_candidates_network_and_data() {
         let spec: JobSpec = serde_json::from_str(&format!("{MINIMAL}}}")).unwrap();
-        assert_eq!(spec.method, MethodSpec::Twa(TwaSpec::default()));
+        assert_eq!(spec.method, MethodSpec::Twa(Box::default()));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use barycenter_core::{
     Error, Result,
     blocks::{Blocks, Granularity},
     checkpoint::CheckpointFile,
-    data::{Augmentation, Dataset},
-    fit::{Fit, FitOptions, Optimiser, Schedule},
+    data::{Augmentation, Dataset, Part},
+    fit::{Fit, FitOptions},
     network::{Network, NetworkSpec},
     objective::{DatasetLoss, DatasetLossOptions, Loss, Objective as _},
     projection::Projection,
@@ -52,20 +52,13 @@ fn run(folder: &Path, bits: u8, epochs: u64) -> Result<String> {
     let projection = Projection::build(&candidates(folder)?, &averaged, &blocks, bits, &mut |_, _| Ok(()))?;
 
     let data = Arc::new(Dataset::open(&folder.join("validation.safetensors"), None)?);
-    let indices = (0..data.len()).collect();
     let augmentation = Augmentation { pad: 4, flip: true };
     let loss = Loss::CrossEntropy { label_smoothing: 0.0 };
     let options = DatasetLossOptions { batch_size: 128, augmentation, loss, seed: 1 };
-    let mut objective = DatasetLoss::new(network, data, indices, options)?;
+    let mut objective = DatasetLoss::new(network, vec![Part::all(data)], options)?;
     let steps_per_epoch = objective.steps_per_epoch();
-    let options = FitOptions {
-        optimiser: Optimiser::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0 },
-        schedule: Schedule::Cosine { warm_up: 0.2 },
-        learning_rate: 0.1,
-        steps: steps_per_epoch * epochs,
-        seed: 1,
-    };
-    let mut fit = Fit::new(&projection, options)?;
+    let options = FitOptions { learning_rate: Some(0.1), ..FitOptions::plain(steps_per_epoch * epochs, 1) };
+    let mut fit = Fit::new(&projection, options, None)?;
     let (started, cpu_started) = (Instant::now(), process::cpu_seconds());
     let mut losses = Vec::new();
     while !fit.is_done() {

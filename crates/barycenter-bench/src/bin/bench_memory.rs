@@ -17,12 +17,12 @@ use barycenter_bench::process::HeldPeak;
 use barycenter_core::{
     Error, Result,
     average::{
-        AverageData, AverageOptions, Averaging, BatchNormOptions, BatchNormPolicy, MemoryEstimate, Part, Silent, Sizes,
+        AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, MemoryEstimate, Method,
+        Part, Silent, Sizes, TwaOptions,
     },
     blocks::Granularity,
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
     data::{Augmentation, Dataset, Draws},
-    fit::{Optimiser, Schedule},
     network::{Gpt2Sizes, Network, NetworkSpec, Role, VitSizes},
     objective::Loss,
 };
@@ -102,7 +102,8 @@ fn run(folder: &Path, name: &str) -> Result<()> {
         (0..n).map(|i| CheckpointFile::open(candidate_path(folder, name, i))).collect::<Result<_>>()?;
     let data = Arc::new(Dataset::open(&dataset_path(folder, name), None)?);
     let part = Part::all(data);
-    let data = AverageData { fit: part.clone(), select: part.clone(), test: Some(part.clone()), batch_norm: part };
+    let data =
+        AverageData { fit: vec![part.clone()], select: part.clone(), test: Some(part.clone()), batch_norm: part };
     let parameters: Vec<usize> = network.parameters().iter().map(|spec| spec.len()).collect();
     let estimate = MemoryEstimate::new(&Sizes {
         candidates: n,
@@ -113,11 +114,11 @@ fn run(folder: &Path, name: &str) -> Result<()> {
         dataset_bytes: 0,
     });
     let names: Vec<String> = (0..n).map(|i| format!("candidate {i}")).collect();
-    let options = options(bits, batch_size, Loss::of(data.fit.dataset.kind()));
+    let options = options(bits, batch_size, Loss::of(data.fit[0].dataset.kind()));
     let peak = HeldPeak::watch();
     let averaging = Averaging::new(network, &candidates, &names, data, options, &mut Silent)?;
     let projection = averaging.build_projection(&mut Silent)?;
-    averaging.run(&projection, None, &mut Silent)?;
+    averaging.run(projection.as_ref(), None, &mut Silent)?;
     let line = serde_json::json!({
         "figure": name,
         "estimated_bytes": estimate.total_bytes,
@@ -129,17 +130,16 @@ fn run(folder: &Path, name: &str) -> Result<()> {
 
 fn options(bits: u8, batch_size: usize, loss: Loss) -> AverageOptions {
     AverageOptions {
-        granularity: Granularity::Model,
-        bits,
-        optimiser: Optimiser::default(),
-        learning_rate: 1e-3,
-        schedule: Schedule::Constant,
-        epochs: 2,
+        method: Method::Twa(TwaOptions {
+            learning_rate: Some(1e-3),
+            history_every: 10,
+            ..TwaOptions::plain(Granularity::Model, bits, 2)
+        }),
         batch_size,
-        history_every: 10,
         augmentation: Augmentation::default(),
         loss,
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Recompute, augment: false, batches: None },
+        baselines: Baselines::All,
         guard: true,
         seed: 1,
     }

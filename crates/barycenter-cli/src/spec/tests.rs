@@ -92,8 +92,8 @@ fn options_take_the_place_of_what_the_file_says() {
     );
     let file = file(&text);
     let words = ["-f", file.path().to_str().unwrap(), "--bits", "32", "--set", "method.optimiser.betas=[0.8, 0.9]"];
-    let MethodSpec::Twa(twa) = parse(&words).unwrap().method;
-    assert_eq!((twa.bits, twa.epochs), (32, 3));
+    let MethodSpec::Twa(twa) = parse(&words).unwrap().method else { panic!("the file says so") };
+    assert_eq!((twa.bits, twa.epochs), (32, Some(3)));
     assert!(matches!(twa.optimiser, OptimiserSpec::Adamw { betas: [0.8, 0.9], learning_rate: None, .. }));
 }
 

@@ -20,8 +20,8 @@ fn job(objective: &Value, accuracy: Option<f64>) -> Job {
     let estimate = json!({"projection_bytes": 1, "vector_bytes": 1, "activation_bytes": 1, "dataset_bytes": 1,
         "process_bytes": 1, "total_bytes": 5});
     let report = json!({
-        "chosen": "twa", "verdict": "averaging gained", "evaluations": evaluations, "best_step": 10, "steps": 20,
-        "as_fitted_select_loss": 0.3, "fit_samples": 8, "select_samples": 2, "select_overlaps_fit": false,
+        "chosen": "twa", "verdict": "averaging gained", "evaluations": evaluations,
+        "fit": {"best_step": 10, "steps": 20, "as_fitted_select_loss": 0.3}, "fit_samples": 8, "select_samples": 2, "select_overlaps_fit": false,
         "not_averaged": [], "phases": [{"phase": "fetch", "seconds": 0.42}, {"phase": "fit", "seconds": 12.0}],
         "projection_bytes": 1, "projection_cached": false
     });

@@ -1,4 +1,4 @@
-//! One averaging job, from candidates to the averaged model: fit, baselines, selection, materialisation.
+//! One averaging job, from candidates to the averaged model: fit or rule, baselines, selection, materialisation.
 //!
 //! The caller opens the files, keeps the projection (so that it can be cached), hears of progress through
 //! [`Progress`] and decides when to stop. Every number is a function of the inputs, the options and the seed: a job
@@ -6,18 +6,25 @@
 
 mod baselines;
 mod bootstrap;
+mod choice;
 mod evaluation;
+mod fitting;
 mod materialise;
 mod memory;
 mod options;
 mod progress;
+mod rules;
 mod run;
 mod state;
 
+pub use crate::data::Part;
 pub use bootstrap::paired_interval;
+pub use choice::MethodScores;
 pub use evaluation::Scores;
 pub use memory::{MemoryEstimate, Sizes};
-pub use options::{AverageData, AverageOptions, BatchNormOptions, BatchNormPolicy, Part};
+pub use options::{
+    AverageData, AverageOptions, Baselines, BatchNormOptions, BatchNormPolicy, Method, Rule, Start, TwaOptions,
+};
 pub use progress::{Phase, Progress, Silent, Snapshot};
-pub use run::{Averaging, MethodScores, NotAveraged, Outcome};
+pub use run::{Averaging, FitOutcome, NotAveraged, Outcome};
 pub use state::State;

@@ -10,6 +10,7 @@ mod header;
 mod labels;
 mod normalisation;
 mod order;
+pub(crate) mod part;
 mod samples;
 mod tokens;
 
@@ -20,4 +21,5 @@ pub use header::{DatasetFault, DatasetHeader, DatasetKind};
 pub use labels::{Labels, NO_LABEL};
 pub use normalisation::Normalisation;
 pub use order::{shuffled, split};
+pub use part::Part;
 pub use samples::Inputs;

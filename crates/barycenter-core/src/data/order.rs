@@ -6,12 +6,12 @@ use crate::{Error, Result};
 const SHUFFLE: u64 = 0x5f1e;
 const SPLIT: u64 = 0x5817;
 
-/// The indices in an order that depends on seed and epoch (Fisher and Yates).
-pub fn shuffled(indices: &[usize], seed: u64, epoch: u64) -> Vec<usize> {
+/// The indices, or samples, in an order that depends on seed and epoch (Fisher and Yates).
+pub fn shuffled<T: Copy>(indices: &[T], seed: u64, epoch: u64) -> Vec<T> {
     permuted(indices.to_vec(), &mut Draws::keyed(&[seed, SHUFFLE, epoch]))
 }
 
-fn permuted(mut indices: Vec<usize>, draws: &mut Draws) -> Vec<usize> {
+fn permuted<T>(mut indices: Vec<T>, draws: &mut Draws) -> Vec<T> {
     for last in (1..indices.len()).rev() {
         indices.swap(last, draws.below(last + 1));
     }

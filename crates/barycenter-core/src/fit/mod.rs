@@ -1,31 +1,79 @@
-//! The fit: gradient descent on `X`.
+//! The fit: gradient descent on `θ`, which stands for `X`.
 //!
-//! All that a fit is lies in its [`FitState`]: `X`, the optimiser's moments, the step and the seed. A fit that is resumed
+//! All that a fit is lies in its [`FitState`]: `θ`, the optimiser's moments, the step and the seed. A fit that is resumed
 //! from a saved state makes the same steps, bit for bit, as one that was never stopped.
 
 mod optimiser;
+mod parametrisation;
 mod schedule;
 mod state;
+mod whitening;
 
 pub use optimiser::Optimiser;
+pub use parametrisation::{Basis, Constraint, Form, Point, Pooling};
 pub use schedule::Schedule;
 pub use state::FitState;
 
+use self::parametrisation::Parametrisation;
 use crate::{Error, Result, objective::Objective, projection::Projection};
+
+/// What a learning rate that nobody named moves a coefficient by in a step of length 1.
+const SHARE_A_STEP: f64 = 0.01;
 
 /// Options of a fit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FitOptions {
-    /// Optimiser on `X`.
+    /// What is trained.
+    pub form: Form,
+    /// Optimiser on `θ`.
     pub optimiser: Optimiser,
     /// How the learning rate goes over the steps.
     pub schedule: Schedule,
-    /// Peak learning rate.
-    pub learning_rate: f64,
+    /// Peak learning rate; where absent, what moves a coefficient by a hundredth in a step of length 1.
+    pub learning_rate: Option<f64>,
+    /// Longest gradient on `θ`, by Euclidean norm; a longer one is scaled down to it.
+    pub clip_norm: Option<f64>,
+    /// Distance in `X` at which the gradient is taken, uphill of the weights (Sharpness-Aware Minimisation, Foret et al. 2021);
+    /// 0 for none. Doubles the time of a step.
+    pub sam_rho: f64,
     /// Steps of the whole fit.
     pub steps: u64,
     /// Seed of the data's order; kept in the state, so that a state cannot be resumed under another seed.
     pub seed: u64,
+}
+
+impl FitOptions {
+    /// AdamW with warm-up and cosine, in the plain affine form.
+    pub fn plain(steps: u64, seed: u64) -> Self {
+        Self {
+            form: Form::default(),
+            optimiser: Optimiser::default(),
+            schedule: Schedule::Cosine { warm_up: 0.2 },
+            learning_rate: None,
+            clip_norm: None,
+            sam_rho: 0.0,
+            steps,
+            seed,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.optimiser.check()?;
+        self.schedule.check()?;
+        let positive = |name: &str, value: Option<f64>| match value {
+            Some(value) if !(value.is_finite() && value > 0.0) => {
+                Err(Error::input(format!("{name}: {value} is not a positive number")))
+            }
+            _ => Ok(()),
+        };
+        positive("learning_rate", self.learning_rate)?;
+        positive("clip_norm", self.clip_norm)?;
+        if self.sam_rho.is_finite() && self.sam_rho >= 0.0 {
+            Ok(())
+        } else {
+            Err(Error::input(format!("sam_rho: {} is not a number of at least 0", self.sam_rho)))
+        }
+    }
 }
 
 /// What one step did.
@@ -39,24 +87,37 @@ pub struct StepReport {
     pub loss: f64,
 }
 
-/// A fit in progress. It starts from `X = 0`, the uniform average.
+/// A fit in progress.
 #[derive(Debug)]
 pub struct Fit<'a> {
     projection: &'a Projection,
     options: FitOptions,
+    parametrisation: Parametrisation,
+    /// Peak learning rate of each number of `θ`.
+    peak_rates: Vec<f64>,
+    learning_rate: f64,
     state: FitState,
     /// `w(X)` of the step, kept so that a step allocates nothing of the model's size.
     weights: Vec<Vec<f32>>,
 }
 
 impl<'a> Fit<'a> {
-    /// A fit at its start.
+    /// A fit at its start: the uniform average, or the coefficients `start`, (n, L).
     ///
     /// # Errors
     /// [`Error::Input`] where an option makes no sense, naming it.
-    pub fn new(projection: &'a Projection, options: FitOptions) -> Result<Self> {
-        let state = FitState::start(projection.n() * projection.block_count(), &options);
-        Self::resume(projection, options, state)
+    pub fn new(projection: &'a Projection, options: FitOptions, start: Option<&[f64]>) -> Result<Self> {
+        let parametrisation = Parametrisation::new(projection, options.form)?;
+        let entries = projection.n() * projection.block_count();
+        let theta = match start {
+            None => vec![0.0; parametrisation.len()],
+            Some(coefficients) if coefficients.len() == entries && coefficients.iter().all(|a| a.is_finite()) => {
+                parametrisation.theta_of(coefficients)
+            }
+            Some(_) => return Err(Error::input(format!("start: not {entries} numbers, one a candidate and block"))),
+        };
+        let state = FitState::start(theta, &options);
+        Self::assemble(projection, options, parametrisation, state)
     }
 
     /// A fit at a saved state.
@@ -64,17 +125,25 @@ impl<'a> Fit<'a> {
     /// # Errors
     /// [`Error::Input`] where an option makes no sense or the state belongs to another fit.
     pub fn resume(projection: &'a Projection, options: FitOptions, state: FitState) -> Result<Self> {
-        options.optimiser.check()?;
-        options.schedule.check()?;
-        if !(options.learning_rate.is_finite() && options.learning_rate > 0.0) {
-            return Err(Error::input(format!("learning_rate: {} is not a positive number", options.learning_rate)));
-        }
-        state.check(projection.n() * projection.block_count(), &options)?;
-        let weights = projection.tensors().map(|(_, elements)| vec![0.0; elements]).collect();
-        Ok(Self { projection, options, state, weights })
+        let parametrisation = Parametrisation::new(projection, options.form)?;
+        Self::assemble(projection, options, parametrisation, state)
     }
 
-    /// Makes one step: weights of `X`, loss and gradient there, gradient of `X`, update.
+    fn assemble(
+        projection: &'a Projection,
+        options: FitOptions,
+        parametrisation: Parametrisation,
+        state: FitState,
+    ) -> Result<Self> {
+        options.check()?;
+        state.check(parametrisation.len(), &options)?;
+        let learning_rate = options.learning_rate.unwrap_or_else(|| parametrisation.rate_of(SHARE_A_STEP));
+        let peak_rates = parametrisation.rate_factors().into_iter().map(|factor| learning_rate * factor).collect();
+        let weights = projection.tensors().map(|(_, elements)| vec![0.0; elements]).collect();
+        Ok(Self { projection, options, parametrisation, peak_rates, learning_rate, state, weights })
+    }
+
+    /// Makes one step: weights of `θ`, loss and gradient there, gradient of `θ`, update.
     ///
     /// # Errors
     /// [`Error::Input`] where all steps are made, or the loss or its gradient is not finite, naming the step; what the
@@ -84,21 +153,37 @@ impl<'a> Fit<'a> {
         if self.is_done() {
             return Err(Error::input(format!("all {step} steps of the fit are made")));
         }
-        self.projection.reconstruct(&self.state.x, &mut self.weights);
+        let point = self.point();
+        let (loss, mut slope) = self.loss_and_slope(objective, &point)?;
+        if let Some(uphill) = slope.uphill(&point, self.options.sam_rho) {
+            (_, slope) = self.loss_and_slope(objective, &uphill)?;
+        }
+        let mut gradient = self.parametrisation.gradient(&self.state.theta, &slope.of_x, &slope.of_gain);
+        if let Some(longest) = self.options.clip_norm {
+            clip(&mut gradient, longest);
+        }
+        let factor = self.options.schedule.factor(step, self.options.steps);
+        let rates: Vec<f64> = self.peak_rates.iter().map(|rate| rate * factor).collect();
+        self.options.optimiser.update(&mut self.state, &gradient, &rates);
+        self.state.step += 1;
+        Ok(StepReport { step, learning_rate: self.learning_rate * factor, loss })
+    }
+
+    fn loss_and_slope(&mut self, objective: &mut dyn Objective, point: &Point) -> Result<(f64, Slope)> {
+        let step = self.state.step;
+        self.projection.weights(point, &mut self.weights);
         let (loss, gradient) = objective.loss_and_gradient(&self.weights, step)?;
         if !loss.is_finite() {
             return Err(Error::input(format!("step {step}: the loss is {loss}; a lower learning rate may help")));
         }
         self.check_shape(&gradient)?;
-        let gradient = self.projection.project(&gradient);
-        if !gradient.iter().all(|g| g.is_finite()) {
+        let of_x = self.projection.project(&gradient);
+        let of_gain = if point.gain.is_empty() { Vec::new() } else { self.projection.project_on_centre(&gradient) };
+        if !of_x.iter().chain(&of_gain).all(|g| g.is_finite()) {
             let what = format!("step {step}: the gradient is not finite; a lower learning rate may help");
             return Err(Error::input(what));
         }
-        let learning_rate = self.options.learning_rate * self.options.schedule.factor(step, self.options.steps);
-        self.options.optimiser.update(&mut self.state, &gradient, learning_rate);
-        self.state.step += 1;
-        Ok(StepReport { step, learning_rate, loss })
+        Ok((loss, Slope { of_x, of_gain }))
     }
 
     /// Whether all steps are made.
@@ -111,9 +196,14 @@ impl<'a> Fit<'a> {
         &self.state
     }
 
+    /// Where the fit stands.
+    pub fn point(&self) -> Point {
+        self.parametrisation.point(&self.state.theta)
+    }
+
     /// Coefficients now, (n, L).
     pub fn coefficients(&self) -> Vec<f64> {
-        self.projection.coefficients(&self.state.x)
+        self.projection.coefficients_at(&self.point())
     }
 
     fn check_shape(&self, gradient: &[Vec<f32>]) -> Result<()> {
@@ -124,5 +214,54 @@ impl<'a> Fit<'a> {
         } else {
             Err(Error::input("the objective's gradient has not the shape of the averaged tensors"))
         }
+    }
+}
+
+impl Projection {
+    /// The weights of a point, into one flat vector per averaged tensor.
+    ///
+    /// # Panics
+    /// Where the point or `into` have not the shape of the projection.
+    pub fn weights(&self, point: &Point, into: &mut [Vec<f32>]) {
+        self.reconstruct(&point.x, into);
+        if !point.gain.is_empty() {
+            self.add_centre(&point.gain, into);
+        }
+    }
+
+    /// Coefficients of a point, (n, L); every block sums to 1, and what its centre gains.
+    ///
+    /// # Panics
+    /// Where the point has not the shape of the projection.
+    pub fn coefficients_at(&self, point: &Point) -> Vec<f64> {
+        let mut a = self.coefficients(&point.x);
+        for (a, gain) in a.iter_mut().zip(point.gain.iter().cycle()) {
+            *a += gain / self.n() as f64;
+        }
+        a
+    }
+}
+
+/// Gradient of the loss on the arguments of the weights.
+struct Slope {
+    of_x: Vec<f64>,
+    of_gain: Vec<f64>,
+}
+
+impl Slope {
+    /// The point `rho` uphill of another, in `X`; none where there is no way up or nowhere to go.
+    fn uphill(&self, point: &Point, rho: f64) -> Option<Point> {
+        let length = self.of_x.iter().map(|g| g * g).sum::<f64>().sqrt();
+        (rho > 0.0 && length > 0.0).then(|| Point {
+            x: point.x.iter().zip(&self.of_x).map(|(x, g)| x + rho / length * g).collect(),
+            gain: point.gain.clone(),
+        })
+    }
+}
+
+fn clip(gradient: &mut [f64], longest: f64) {
+    let length = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+    if length > longest {
+        gradient.iter_mut().for_each(|g| *g *= longest / length);
     }
 }

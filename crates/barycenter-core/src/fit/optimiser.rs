@@ -1,12 +1,12 @@
-//! Optimisers on `X`, in f64, with the update rules of PyTorch.
+//! Optimisers on `θ`, in f64, with the update rules of PyTorch.
 
 use super::FitState;
 use crate::{Error, Result};
 
-/// Optimiser on `X`.
+/// Optimiser on `θ`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Optimiser {
-    /// `AdamW` (Loshchilov and Hutter 2019) with bias correction; the decay is applied to `X` directly.
+    /// `AdamW` (Loshchilov and Hutter 2019) with bias correction; the decay is applied to `θ` directly.
     AdamW {
         /// Decay of the two moments.
         betas: [f64; 2],
@@ -31,7 +31,7 @@ impl Default for Optimiser {
 }
 
 impl Optimiser {
-    /// Numbers of the second moment that this optimiser keeps for so many numbers of `X`.
+    /// Numbers of the second moment that this optimiser keeps for so many numbers of `θ`.
     pub(super) fn second_moments(self, len: usize) -> usize {
         match self {
             Self::AdamW { .. } => len,
@@ -66,24 +66,25 @@ impl Optimiser {
         }
     }
 
-    /// Updates `X` and the moments; `state.step` counts the updates before this one.
-    pub(super) fn update(self, state: &mut FitState, gradient: &[f64], learning_rate: f64) {
+    /// Updates `θ` and the moments; `state.step` counts the updates before this one, `rates` is one a number of `θ`.
+    pub(super) fn update(self, state: &mut FitState, gradient: &[f64], rates: &[f64]) {
         match self {
             Self::AdamW { betas, epsilon, weight_decay } => {
                 let count = i32::try_from(state.step + 1).unwrap_or(i32::MAX);
                 let [correction1, correction2] = betas.map(|beta| 1.0 - beta.powi(count));
                 let moments = state.first_moment.iter_mut().zip(&mut state.second_moment);
-                for ((x, (m, v)), g) in state.x.iter_mut().zip(moments).zip(gradient) {
-                    *x *= 1.0 - learning_rate * weight_decay;
+                for (((x, (m, v)), g), rate) in state.theta.iter_mut().zip(moments).zip(gradient).zip(rates) {
+                    *x *= 1.0 - rate * weight_decay;
                     *m = betas[0] * *m + (1.0 - betas[0]) * g;
                     *v = betas[1] * *v + (1.0 - betas[1]) * g * g;
-                    *x -= learning_rate / correction1 * *m / ((*v / correction2).sqrt() + epsilon);
+                    *x -= rate / correction1 * *m / ((*v / correction2).sqrt() + epsilon);
                 }
             }
             Self::Sgd { momentum, weight_decay } => {
-                for ((x, m), g) in state.x.iter_mut().zip(&mut state.first_moment).zip(gradient) {
+                for (((x, m), g), rate) in state.theta.iter_mut().zip(&mut state.first_moment).zip(gradient).zip(rates)
+                {
                     *m = momentum * *m + (g + weight_decay * *x);
-                    *x -= learning_rate * *m;
+                    *x -= rate * *m;
                 }
             }
         }

@@ -13,6 +13,13 @@ pub enum Schedule {
         /// Part of the steps that warm up, in `[0, 1]`.
         warm_up: f64,
     },
+    /// The same warm-up, then down in a line: `(T − t) / (T − W)`.
+    Linear {
+        /// Part of the steps that warm up, in `[0, 1]`.
+        warm_up: f64,
+    },
+    /// The peak rate for half of the steps, a tenth of it up to three quarters, a hundredth after.
+    Step,
     /// The peak rate throughout.
     Constant,
 }
@@ -20,25 +27,36 @@ pub enum Schedule {
 impl Schedule {
     /// Factor of step `step`, counted from 0, of `steps`.
     pub fn factor(self, step: u64, steps: u64) -> f64 {
-        let Self::Cosine { warm_up } = self else {
-            return 1.0;
-        };
-        let warm = (warm_up * steps as f64).round() as u64;
-        if step < warm {
-            return (step + 1) as f64 / warm as f64;
+        match self {
+            Self::Cosine { warm_up } => after_warm_up(warm_up, step, steps, |part| 0.5 * (1.0 + (PI * part).cos())),
+            Self::Linear { warm_up } => after_warm_up(warm_up, step, steps, |part| 1.0 - part),
+            Self::Step => match 4 * step / steps.max(1) {
+                0 | 1 => 1.0,
+                2 => 0.1,
+                _ => 0.01,
+            },
+            Self::Constant => 1.0,
         }
-        let rest = steps.saturating_sub(warm).max(1);
-        0.5 * (1.0 + (PI * (step - warm) as f64 / rest as f64).cos())
     }
 
     pub(super) fn check(self) -> Result<()> {
         match self {
-            Self::Cosine { warm_up } if !(0.0..=1.0).contains(&warm_up) => {
+            Self::Cosine { warm_up } | Self::Linear { warm_up } if !(0.0..=1.0).contains(&warm_up) => {
                 Err(Error::input(format!("warm_up: {warm_up} is not between 0 and 1")))
             }
             _ => Ok(()),
         }
     }
+}
+
+/// Linear rise over the first part of the steps, then `fall` of the part of the others that is over.
+fn after_warm_up(warm_up: f64, step: u64, steps: u64, fall: impl Fn(f64) -> f64) -> f64 {
+    let warm = (warm_up * steps as f64).round() as u64;
+    if step < warm {
+        return (step + 1) as f64 / warm as f64;
+    }
+    let rest = steps.saturating_sub(warm).max(1);
+    fall((step - warm) as f64 / rest as f64)
 }
 
 #[cfg(test)]
@@ -54,6 +72,13 @@ mod tests {
             assert!((rate - cosine(t as f64)).abs() < 1e-15, "step {}", t + 2);
         }
         assert!(rates[9] < 0.04, "{}", rates[9]);
+    }
+
+    #[test]
+    fn the_other_schedules_fall_in_a_line_and_in_steps() {
+        let rates = |schedule: Schedule| -> Vec<f64> { (0..8).map(|t| schedule.factor(t, 8)).collect() };
+        assert_eq!(rates(Schedule::Linear { warm_up: 0.5 }), [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]);
+        assert_eq!(rates(Schedule::Step), [1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01]);
     }
 
     #[test]

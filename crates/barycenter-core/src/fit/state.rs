@@ -1,13 +1,13 @@
 //! The state of a fit, and its bytes.
 //!
-//! Little-endian: magic `BARYFIT1` (8), step (8), seed (8), numbers of `x` (8), numbers of the second moment (8), then `x`, first and
+//! Little-endian: magic `BARYFIT2` (8), step (8), seed (8), numbers of `θ` (8), numbers of the second moment (8), then `θ`, first and
 //! second moment (f64), then the BLAKE3 digest of everything before it (32).
 
 use super::FitOptions;
 use crate::{Error, Result};
 
 /// Magic and version.
-const MAGIC: &[u8; 8] = b"BARYFIT1";
+const MAGIC: &[u8; 8] = b"BARYFIT2";
 const HEAD: usize = 40;
 const DIGEST: usize = 32;
 
@@ -18,30 +18,31 @@ pub struct FitState {
     pub step: u64,
     /// Seed of the data's order.
     pub seed: u64,
-    /// The trained variable `X`, (n, L).
-    pub x: Vec<f64>,
-    /// First moment (`AdamW`) or momentum buffer (SGD), (n, L).
+    /// The trained variable `θ`; `X` itself, (n, L), in the plain affine form.
+    pub theta: Vec<f64>,
+    /// First moment (`AdamW`) or momentum buffer (SGD), one a number of `θ`.
     pub first_moment: Vec<f64>,
-    /// Second moment, (n, L); empty with SGD.
+    /// Second moment; empty with SGD.
     pub second_moment: Vec<f64>,
 }
 
 impl FitState {
-    /// `X = 0` before the first step; `len` is n · L.
-    pub(super) fn start(len: usize, options: &FitOptions) -> Self {
+    /// `θ` before the first step.
+    pub(super) fn start(theta: Vec<f64>, options: &FitOptions) -> Self {
+        let len = theta.len();
         Self {
             step: 0,
             seed: options.seed,
-            x: vec![0.0; len],
+            theta,
             first_moment: vec![0.0; len],
             second_moment: vec![0.0; options.optimiser.second_moments(len)],
         }
     }
 
     pub(super) fn check(&self, len: usize, options: &FitOptions) -> Result<()> {
-        let lengths = (self.x.len(), self.first_moment.len(), self.second_moment.len());
+        let lengths = (self.theta.len(), self.first_moment.len(), self.second_moment.len());
         if lengths != (len, len, options.optimiser.second_moments(len)) {
-            return Err(Error::input("the saved state belongs to a fit of another size or optimiser"));
+            return Err(Error::input("the saved state belongs to a fit of another size, form or optimiser"));
         }
         if self.seed != options.seed {
             let (saved, wanted) = (self.seed, options.seed);
@@ -56,13 +57,13 @@ impl FitState {
 
     /// The state as bytes, exactly.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let numbers = self.x.len() + self.first_moment.len() + self.second_moment.len();
+        let numbers = self.theta.len() + self.first_moment.len() + self.second_moment.len();
         let mut bytes = Vec::with_capacity(HEAD + 8 * numbers + DIGEST);
         bytes.extend_from_slice(MAGIC);
-        for count in [self.step, self.seed, self.x.len() as u64, self.second_moment.len() as u64] {
+        for count in [self.step, self.seed, self.theta.len() as u64, self.second_moment.len() as u64] {
             bytes.extend_from_slice(&count.to_le_bytes());
         }
-        for value in self.x.iter().chain(&self.first_moment).chain(&self.second_moment) {
+        for value in self.theta.iter().chain(&self.first_moment).chain(&self.second_moment) {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
         let digest = blake3::hash(&bytes);
@@ -91,12 +92,12 @@ impl FitState {
         if wanted != Some(numbers.len() as u64) || !rest.is_empty() {
             return Err(Error::corrupt("the saved fit state has the wrong length"));
         }
-        let (x, moments) = numbers.split_at(len as usize);
+        let (theta, moments) = numbers.split_at(len as usize);
         let (first, second) = moments.split_at(len as usize);
         Ok(Self {
             step: counts[0],
             seed: counts[1],
-            x: x.to_vec(),
+            theta: theta.to_vec(),
             first_moment: first.to_vec(),
             second_moment: second.to_vec(),
         })

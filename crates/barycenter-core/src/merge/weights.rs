@@ -1,4 +1,4 @@
-//! Weights of the baselines: averages that need no fit. One weight a candidate, summing to 1.
+//! Averages that need no fit: one weight a candidate, summing to 1.
 
 use crate::{Error, Result};
 
@@ -24,6 +24,66 @@ pub fn over(n: usize, members: &[usize]) -> Vec<f64> {
         weights[*member] = 1.0 / members.len() as f64;
     }
     weights
+}
+
+/// These weights, divided by their sum.
+///
+/// # Errors
+/// [`Error::Input`] where there is not one a candidate, one is not finite, or they sum to 0.
+pub fn normalised(weights: &[f64], n: usize) -> Result<Vec<f64>> {
+    if weights.len() != n {
+        return Err(Error::input(format!("weights: {} of them do not fit {n} candidates", weights.len())));
+    }
+    if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
+        return Err(Error::input(format!("weights: {weight} is not a number")));
+    }
+    let sum: f64 = weights.iter().sum();
+    if sum.abs() < f64::EPSILON {
+        return Err(Error::input("weights: they sum to 0"));
+    }
+    Ok(weights.iter().map(|weight| weight / sum).collect())
+}
+
+/// Exponential moving average over the candidates in order, which starts at the first: `decay^(n−1)` for it,
+/// `(1 − decay) · decay^(n−1−i)` for the others.
+///
+/// # Errors
+/// [`Error::Input`] where the decay is not in `[0, 1)`.
+pub fn ema(n: usize, decay: f64) -> Result<Vec<f64>> {
+    if !(0.0..1.0).contains(&decay) {
+        return Err(Error::input(format!("decay: {decay} is not in [0, 1)")));
+    }
+    let mut weights = vec![1.0];
+    for _ in 1..n {
+        weights.iter_mut().for_each(|weight| *weight *= decay);
+        weights.push(1.0 - decay);
+    }
+    Ok(weights)
+}
+
+/// How a learning rate would have decayed, from 1 at the first candidate to 0 after the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Curve {
+    /// `1 − x`.
+    Linear,
+    /// `½ (1 + cos πx)`.
+    Cosine,
+    /// `1 − √x`.
+    InverseSqrt,
+}
+
+/// The weights that stand for a decay of the learning rate over the candidates (WSM, arXiv 2507.17634): with the curve at
+/// `x = i/n`, each candidate has the fall of the curve up to the next.
+pub fn schedule(n: usize, curve: Curve) -> Vec<f64> {
+    let at = |i: usize| {
+        let x = i as f64 / n as f64;
+        match curve {
+            Curve::Linear => 1.0 - x,
+            Curve::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * x).cos()),
+            Curve::InverseSqrt => 1.0 - x.sqrt(),
+        }
+    };
+    (0..n).map(|i| at(i) - at(i + 1)).collect()
 }
 
 /// The same weights in every block, (n, L).
@@ -71,6 +131,32 @@ mod tests {
         let (members, loss) = greedy(&losses, &mut loss_of).unwrap();
         assert_eq!(members, [0, 1]);
         assert!((loss - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn an_ema_keeps_its_decay_of_what_it_holds() {
+        assert_eq!(ema(3, 0.5).unwrap(), [0.25, 0.25, 0.5]);
+        assert_eq!(ema(2, 0.0).unwrap(), [0.0, 1.0]);
+        assert!(ema(2, 1.0).unwrap_err().to_string().contains("decay"));
+    }
+
+    #[test]
+    fn every_rule_sums_to_one_and_a_linear_decay_is_uniform() {
+        for curve in [Curve::Linear, Curve::Cosine, Curve::InverseSqrt] {
+            assert!((schedule(7, curve).iter().sum::<f64>() - 1.0).abs() < 1e-12, "{curve:?}");
+        }
+        assert!(schedule(4, Curve::Linear).iter().all(|weight| (weight - 0.25).abs() < 1e-12));
+        let cosine = schedule(6, Curve::Cosine);
+        assert!(cosine[2] > cosine[0] && cosine[3] > cosine[5], "most falls in the middle: {cosine:?}");
+        assert!(schedule(6, Curve::InverseSqrt)[0] > 0.4, "most falls at the start");
+    }
+
+    #[test]
+    fn given_weights_are_divided_by_their_sum_or_refused_by_what_is_wrong() {
+        assert_eq!(normalised(&[1.0, 3.0], 2).unwrap(), [0.25, 0.75]);
+        for (weights, word) in [(vec![1.0], "1 of them"), (vec![1.0, f64::NAN], "NaN"), (vec![1.0, -1.0], "sum to 0")] {
+            assert!(normalised(&weights, 2).unwrap_err().to_string().contains(word), "{weights:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::loss::{BatchLosses, Loss};
 use super::{Objective, check};
 use crate::Result;
-use crate::data::{Augmentation, Dataset, Epoch, shuffled};
+use crate::data::part::{self, Sample};
+use crate::data::{Augmentation, Epoch, Part, shuffled};
 use crate::network::{Mode, Network, Weights};
 
 /// How batches are drawn and judged.
@@ -21,35 +22,37 @@ pub struct DatasetLossOptions {
     pub seed: u64,
 }
 
-/// Mean loss over batches of some samples of a dataset, with batch norm in training mode.
+/// Mean loss over batches of samples, out of one dataset or several, with batch norm in training mode.
 pub struct DatasetLoss {
     network: Arc<dyn Network>,
-    dataset: Arc<Dataset>,
-    indices: Vec<usize>,
+    parts: Vec<Part>,
+    samples: Vec<Sample>,
     options: DatasetLossOptions,
     /// The order of the epoch that was asked for last.
-    order: Option<(u64, Vec<usize>)>,
+    order: Option<(u64, Vec<Sample>)>,
 }
 
 impl DatasetLoss {
-    /// Errors where samples are no input of the network, the loss is none of the dataset's, a label is no class, an index
-    /// is no sample, or an option is out of bounds.
-    pub fn new(
-        network: Arc<dyn Network>,
-        dataset: Arc<Dataset>,
-        indices: Vec<usize>,
-        options: DatasetLossOptions,
-    ) -> Result<Self> {
-        check::samples(&*network, &dataset, &indices, options.batch_size)?;
-        check::augmentation(options.augmentation, &dataset)?;
-        options.loss.check(dataset.kind())?;
-        Ok(Self { network, dataset, indices, options, order: None })
+    /// Every sample of every part is drawn once an epoch, all parts mixed.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] where samples are no input of the network or not of one kind and shape, the loss is none of
+    /// theirs, a label is no class, an index is no sample, or an option is out of bounds.
+    pub fn new(network: Arc<dyn Network>, parts: Vec<Part>, options: DatasetLossOptions) -> Result<Self> {
+        part::check_alike(&parts)?;
+        for Part { dataset, indices } in &parts {
+            check::samples(&*network, dataset, indices, options.batch_size)?;
+            check::augmentation(options.augmentation, dataset)?;
+            options.loss.check(dataset.kind())?;
+        }
+        let samples = part::samples(&parts);
+        Ok(Self { network, parts, samples, options, order: None })
     }
 
-    /// Sample indices of a step.
-    pub(super) fn batch_indices(&mut self, epoch: u64, batch: u64) -> &[usize] {
+    /// Samples of a step.
+    pub(super) fn batch_samples(&mut self, epoch: u64, batch: u64) -> &[Sample] {
         if self.order.as_ref().is_none_or(|(number, _)| *number != epoch) {
-            self.order = Some((epoch, shuffled(&self.indices, self.options.seed, epoch)));
+            self.order = Some((epoch, shuffled(&self.samples, self.options.seed, epoch)));
         }
         let (_, order) = self.order.as_ref().expect("set just above");
         let start = batch as usize * self.options.batch_size;
@@ -59,14 +62,14 @@ impl DatasetLoss {
 
 impl Objective for DatasetLoss {
     fn steps_per_epoch(&self) -> u64 {
-        self.indices.len().div_ceil(self.options.batch_size) as u64
+        self.samples.len().div_ceil(self.options.batch_size) as u64
     }
 
     fn loss_and_gradient(&mut self, weights: &[Vec<f32>], step: u64) -> Result<(f64, Vec<Vec<f32>>)> {
         let (epoch, batch) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
-        let dataset = self.dataset.clone();
         let DatasetLossOptions { augmentation, loss, seed, .. } = self.options;
-        let batch = dataset.batch(self.batch_indices(epoch, batch), augmentation, Epoch { seed, number: epoch })?;
+        let samples = self.batch_samples(epoch, batch).to_vec();
+        let batch = part::batch(&self.parts, &samples, augmentation, Epoch { seed, number: epoch })?;
         let weights = Weights::trained(&*self.network, weights)?;
         let outputs = self.network.forward(&weights, &batch.inputs, &mut Mode::Train)?;
         let losses = BatchLosses::of(weights.graph(), &outputs, &batch.labels, loss.label_smoothing())?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::data::{Augmentation, Dataset, Inputs, Normalisation};
+use crate::data::{Augmentation, Dataset, Inputs, Normalisation, Part};
 use crate::network::bigram::Bigram;
 use crate::network::{Network, NetworkSpec, Statistics};
 
@@ -49,7 +49,7 @@ impl Fixture {
         let names: Vec<_> = names.collect();
         let (count, augmentation) = (dataset.len(), Augmentation::default());
         let options = DatasetLossOptions { batch_size: count, augmentation, loss, seed: 0 };
-        let mut objective = DatasetLoss::new(network, dataset, (0..count).collect(), options).unwrap();
+        let mut objective = DatasetLoss::new(network, vec![Part::all(dataset)], options).unwrap();
         let (loss, gradients) = objective.loss_and_gradient(&parameters, 0).unwrap();
         assert_near(expected, &[loss], &self.f64s(expected));
         for (spec, gradient) in names.iter().zip(gradients) {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::Error;
-use crate::data::{Augmentation, Dataset, Inputs, Normalisation};
+use crate::data::{Augmentation, Dataset, Inputs, Normalisation, Part};
 use crate::network::{Network, NetworkSpec, Statistics};
 
 const SAMPLES: usize = 10;
@@ -30,7 +30,7 @@ fn options() -> DatasetLossOptions {
 }
 
 fn objective(indices: Vec<usize>, options: DatasetLossOptions) -> Result<DatasetLoss> {
-    DatasetLoss::new(resnet(), images(), indices, options)
+    DatasetLoss::new(resnet(), vec![Part { dataset: images(), indices }], options)
 }
 
 fn all() -> Vec<usize> {
@@ -41,8 +41,9 @@ fn all() -> Vec<usize> {
 fn an_epoch_holds_every_sample_once_and_uses_the_short_last_batch() {
     let mut objective = objective(all(), options()).unwrap();
     assert_eq!(objective.steps_per_epoch(), 3);
-    let mut seen: Vec<usize> = (0..3).flat_map(|batch| objective.batch_indices(7, batch).to_vec()).collect();
-    assert_eq!(objective.batch_indices(7, 2).len(), 2);
+    let indices = |samples: &[(usize, usize)]| samples.iter().map(|(_, index)| *index).collect::<Vec<_>>();
+    let mut seen: Vec<usize> = (0..3).flat_map(|batch| indices(objective.batch_samples(7, batch))).collect();
+    assert_eq!(objective.batch_samples(7, 2).len(), 2);
     seen.sort_unstable();
     assert_eq!(seen, all());
 }
@@ -82,12 +83,12 @@ fn what_does_not_fit_together_is_refused() {
     assert!(message(all(), DatasetLossOptions { batch_size: 0, ..options() }).contains("batch size is 0"));
     assert!(message(all(), DatasetLossOptions { loss: smoothed(1.0), ..options() }).contains("label smoothing"));
     let two: Arc<dyn Network> = Arc::from(NetworkSpec::ResnetCifar { depth: 8, classes: 2 }.build().unwrap());
-    let error = DatasetLoss::new(two, images(), all(), options()).err().expect("an error");
+    let error = DatasetLoss::new(two, vec![Part::all(images())], options()).err().expect("an error");
     assert!(error.to_string().contains("label 2 of sample 2"));
     let error = message(all(), DatasetLossOptions { loss: Loss::SquaredError, ..options() });
     assert!(error.contains("SquaredError is none of a dataset with `labels`"), "{error}");
     let mlp: Arc<dyn Network> = Arc::from(NetworkSpec::Mlp { features: vec![192, 3] }.build().unwrap());
-    let error = DatasetLoss::new(mlp, images(), all(), options()).err().expect("an error");
+    let error = DatasetLoss::new(mlp, vec![Part::all(images())], options()).err().expect("an error");
     assert!(error.to_string().contains("[3, 8, 8]"));
 }
 

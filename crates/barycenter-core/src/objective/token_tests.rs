@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::*;
 use crate::average::{
-    AverageData, AverageOptions, Averaging, BatchNormOptions, BatchNormPolicy, Outcome, Part, Silent,
+    AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Method, Outcome, Silent,
+    TwaOptions,
 };
 use crate::blocks::Granularity;
 use crate::checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer};
-use crate::data::{Augmentation, Dataset, Draws, Inputs, Normalisation, split};
-use crate::fit::{Optimiser, Schedule};
+use crate::data::{Augmentation, Dataset, Draws, Inputs, Normalisation, Part, split};
 use crate::network::bigram::Bigram;
 use crate::network::{Network, NetworkSpec};
 
@@ -61,26 +61,25 @@ fn run(offsets: &[f32]) -> Outcome {
     let data = Arc::new(rows(400));
     let (fit, select) = split(data.len(), 0.25, 1).unwrap();
     let part = |indices| Part { dataset: Arc::clone(&data), indices };
-    let data = AverageData { fit: part(fit.clone()), select: part(select), test: None, batch_norm: part(fit) };
+    let data = AverageData { fit: vec![part(fit.clone())], select: part(select), test: None, batch_norm: part(fit) };
     let options = AverageOptions {
-        granularity: Granularity::Model,
-        bits: 8,
-        optimiser: Optimiser::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0 },
-        learning_rate: 0.1,
-        schedule: Schedule::Cosine { warm_up: 0.2 },
-        epochs: 10,
+        method: Method::Twa(TwaOptions {
+            learning_rate: Some(0.1),
+            history_every: 10,
+            ..TwaOptions::plain(Granularity::Model, 8, 10)
+        }),
         batch_size: 32,
-        history_every: 10,
         augmentation: Augmentation::default(),
         loss: Loss::NextToken { label_smoothing: 0.0 },
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Recompute, augment: false, batches: None },
+        baselines: Baselines::All,
         guard: true,
         seed: 5,
     };
     let averaging =
         Averaging::new(Arc::new(Bigram::new(VOCABULARY)), &candidates, &names, data, options, &mut Silent).unwrap();
     let projection = averaging.build_projection(&mut Silent).unwrap();
-    averaging.run(&projection, None, &mut Silent).unwrap()
+    averaging.run(projection.as_ref(), None, &mut Silent).unwrap()
 }
 
 #[test]
@@ -98,7 +97,7 @@ fn a_fit_on_tokens_finds_the_true_table_between_its_candidates() {
 
 fn refusal(network: Arc<dyn Network>, dataset: Dataset, loss: Loss, augmentation: Augmentation) -> String {
     let options = DatasetLossOptions { batch_size: 2, augmentation, loss, seed: 0 };
-    DatasetLoss::new(network, Arc::new(dataset), vec![0], options).err().expect("an error").to_string()
+    DatasetLoss::new(network, vec![Part::all(Arc::new(dataset))], options).err().expect("an error").to_string()
 }
 
 #[test]

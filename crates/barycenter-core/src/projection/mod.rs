@@ -11,6 +11,7 @@
 mod build;
 mod codec;
 mod coefficients;
+mod gram;
 mod kernels;
 mod packing;
 mod store;

@@ -41,7 +41,7 @@ fn sgd() -> Optimiser {
 }
 
 fn options(optimiser: Optimiser, learning_rate: f64, steps: u64) -> FitOptions {
-    FitOptions { optimiser, schedule: Schedule::Cosine { warm_up: 0.2 }, learning_rate, steps, seed: 7 }
+    FitOptions { optimiser, learning_rate: Some(learning_rate), ..FitOptions::plain(steps, 7) }
 }
 
 /// Coefficients that sum to 1 in each of two blocks, one of them negative.
@@ -59,7 +59,7 @@ fn the_optimum_inside_the_affine_hull_is_found() {
         let projection = build(&candidates(4, 30), Granularity::Layer, bits);
         for (optimiser, learning_rate, steps) in [(sgd(), 0.05, 400), (adamw(), 0.5, 1500)] {
             let mut objective = quadratic(&projection);
-            let mut fit = Fit::new(&projection, options(optimiser, learning_rate, steps)).unwrap();
+            let mut fit = Fit::new(&projection, options(optimiser, learning_rate, steps), None).unwrap();
             let first = fit.step(&mut objective).unwrap().loss;
             let mut last = first;
             while !fit.is_done() {
@@ -78,12 +78,12 @@ fn a_fit_resumed_from_saved_bytes_ends_bit_for_bit_as_one_never_stopped() {
     let projection = build(&candidates(4, 31), Granularity::Layer, 4);
     for optimiser in [adamw(), sgd()] {
         let options = options(optimiser, 0.1, 30);
-        let mut whole = Fit::new(&projection, options.clone()).unwrap();
+        let mut whole = Fit::new(&projection, options.clone(), None).unwrap();
         while !whole.is_done() {
             whole.step(&mut quadratic(&projection)).unwrap();
         }
         for stop in [0, 1, 13, 29] {
-            let mut first = Fit::new(&projection, options.clone()).unwrap();
+            let mut first = Fit::new(&projection, options.clone(), None).unwrap();
             for _ in 0..stop {
                 first.step(&mut quadratic(&projection)).unwrap();
             }
@@ -102,7 +102,7 @@ fn a_fit_resumed_from_saved_bytes_ends_bit_for_bit_as_one_never_stopped() {
 #[test]
 fn a_step_reports_its_number_rate_and_loss() {
     let projection = build(&candidates(4, 32), Granularity::Layer, 8);
-    let mut fit = Fit::new(&projection, options(adamw(), 0.1, 10)).unwrap();
+    let mut fit = Fit::new(&projection, options(adamw(), 0.1, 10), None).unwrap();
     let report = fit.step(&mut quadratic(&projection)).unwrap();
     assert_eq!((report.step, report.learning_rate), (0, 0.05));
     assert!(report.loss > 0.0);
@@ -112,7 +112,7 @@ fn a_step_reports_its_number_rate_and_loss() {
 #[test]
 fn a_loss_or_gradient_that_is_not_finite_names_the_step_and_changes_nothing() {
     let projection = build(&candidates(4, 33), Granularity::Model, 32);
-    let mut fit = Fit::new(&projection, options(sgd(), 0.1, 10)).unwrap();
+    let mut fit = Fit::new(&projection, options(sgd(), 0.1, 10), None).unwrap();
     let mut nan = Quadratic { target: projection.centre(), spoilt: Some(2) };
     fit.step(&mut nan).unwrap();
     fit.step(&mut nan).unwrap();
@@ -135,7 +135,7 @@ fn a_fit_of_permuted_candidates_finds_permuted_coefficients() {
         let projection = build(&candidates_of(values, Dtype::F32), Granularity::Layer, 4);
         let mut objective = Quadratic { target: projection.centre(), spoilt: None };
         objective.target.iter_mut().flatten().for_each(|w| *w *= 0.9);
-        let mut fit = Fit::new(&projection, options(sgd(), 0.05, 60)).unwrap();
+        let mut fit = Fit::new(&projection, options(sgd(), 0.05, 60), None).unwrap();
         while !fit.is_done() {
             fit.step(&mut objective).unwrap();
         }
@@ -166,7 +166,7 @@ impl Objective for Infinite {
 #[test]
 fn a_fit_makes_no_more_steps_than_it_has() {
     let projection = build(&candidates(4, 34), Granularity::Layer, 1);
-    let mut fit = Fit::new(&projection, options(adamw(), 0.1, 1)).unwrap();
+    let mut fit = Fit::new(&projection, options(adamw(), 0.1, 1), None).unwrap();
     fit.step(&mut quadratic(&projection)).unwrap();
     assert!(fit.is_done());
     assert!(matches!(fit.step(&mut quadratic(&projection)), Err(Error::Input(_))));
@@ -175,7 +175,7 @@ fn a_fit_makes_no_more_steps_than_it_has() {
 #[test]
 fn options_that_make_no_sense_are_refused_by_name() {
     let projection = build(&candidates(2, 35), Granularity::Model, 1);
-    let refusal = |options: FitOptions| Fit::new(&projection, options).unwrap_err().to_string();
+    let refusal = |options: FitOptions| Fit::new(&projection, options, None).unwrap_err().to_string();
     assert!(refusal(options(adamw(), -0.1, 5)).contains("learning_rate"));
     assert!(refusal(options(adamw(), f64::NAN, 5)).contains("learning_rate"));
     let betas = Optimiser::AdamW { betas: [0.9, 1.0], epsilon: 1e-8, weight_decay: 0.0 };
@@ -190,7 +190,7 @@ fn options_that_make_no_sense_are_refused_by_name() {
 fn a_state_of_another_fit_is_refused() {
     let (small, large) =
         (build(&candidates(2, 36), Granularity::Model, 1), build(&candidates(3, 36), Granularity::Model, 1));
-    let state = Fit::new(&small, options(adamw(), 0.1, 5)).unwrap().state().clone();
+    let state = Fit::new(&small, options(adamw(), 0.1, 5), None).unwrap().state().clone();
     assert!(Fit::resume(&large, options(adamw(), 0.1, 5), state.clone()).is_err());
     assert!(Fit::resume(&small, options(sgd(), 0.1, 5), state.clone()).is_err());
     let mut other_seed = options(adamw(), 0.1, 5);
@@ -206,7 +206,7 @@ proptest! {
         let state = FitState {
             step: seed,
             seed: !seed,
-            x: numbers(len),
+            theta: numbers(len),
             first_moment: numbers(len),
             second_moment: numbers(if seed.is_multiple_of(2) { len } else { 0 }),
         };

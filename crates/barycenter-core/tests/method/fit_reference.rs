@@ -4,7 +4,7 @@ use barycenter_core::{
     Result,
     blocks::{Blocks, Granularity},
     checkpoint::{CheckpointFile, Dtype},
-    fit::{Fit, FitOptions, Optimiser, Schedule},
+    fit::{Fit, FitOptions, Optimiser},
     objective::Objective,
     projection::Projection,
 };
@@ -109,16 +109,14 @@ fn an_unquantised_fit_follows_the_float64_reference_step_by_step() {
     };
     let options = FitOptions {
         optimiser: Optimiser::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.01 },
-        schedule: Schedule::Cosine { warm_up: 0.2 },
-        learning_rate: 0.05,
-        steps: STEPS as u64,
-        seed: 0,
+        learning_rate: Some(0.05),
+        ..FitOptions::plain(STEPS as u64, 0)
     };
     let (losses, xs) = (read_f64(&reference, "loss"), read_f64(&reference, "x"));
-    let mut fit = Fit::new(&projection, options).unwrap();
+    let mut fit = Fit::new(&projection, options, None).unwrap();
     for (step, (loss, x)) in losses.iter().zip(xs.chunks_exact(CANDIDATES * 2)).enumerate() {
         let report = fit.step(&mut objective).unwrap();
-        let (found, length) = (&fit.state().x, x.iter().map(|v| v * v).sum::<f64>().sqrt());
+        let (found, length) = (&fit.state().theta, x.iter().map(|v| v * v).sum::<f64>().sqrt());
         let distance = found.iter().zip(x).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
         assert!((report.loss - loss).abs() < 1e-6 * loss, "step {step}: loss {} {loss}", report.loss);
         assert!(distance < 1e-4 * length, "step {step}: X is off by {:e}", distance / length);

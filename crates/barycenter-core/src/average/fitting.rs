@@ -1,0 +1,124 @@
+//! The fit of a job: steps, snapshots, the best of them on the select part.
+
+use std::sync::Arc;
+
+use super::{Averaging, Phase, Progress, Snapshot, Start, State, TwaOptions, evaluation::Model, state::BestSnapshot};
+use crate::{
+    Result,
+    fit::{Fit, Point, StepReport},
+    objective::{DatasetLoss, DatasetLossOptions, Objective as _},
+    projection::Projection,
+};
+
+/// What a fit came to.
+pub(super) struct Fitted {
+    pub best: BestSnapshot,
+    /// Steps that were made.
+    pub steps: u64,
+}
+
+impl Averaging<'_> {
+    /// Fits, or goes on from `state`.
+    pub(super) fn fit(
+        &self,
+        twa: &TwaOptions,
+        projection: &Projection,
+        state: Option<State>,
+        progress: &mut dyn Progress,
+    ) -> Result<Fitted> {
+        let mut objective = self.objective()?;
+        let steps_per_epoch = objective.steps_per_epoch();
+        let steps = steps_per_epoch * twa.epochs;
+        let (mut fit, mut best) = self.start(twa, projection, steps, state, progress)?;
+        let patience = twa.patience.map(|epochs| epochs * steps_per_epoch);
+        // A resumed fit may have run out of patience just before it was stopped.
+        let has_patience = |step: u64, best: u64| patience.is_none_or(|patience| step - best < patience);
+        while !fit.is_done() && has_patience(fit.state().step, best.step) {
+            progress.report(Phase::Fit, fit.state().step, steps)?;
+            let report = fit.step(&mut objective)?;
+            let (step, point) = (fit.state().step, fit.point());
+            let at_epoch_end = step % steps_per_epoch == 0 || step == steps;
+            let select_loss = if at_epoch_end { Some(self.select_loss(projection, &point, progress)?) } else { None };
+            if let Some(select_loss) = select_loss.filter(|loss| *loss < best.select_loss) {
+                best = BestSnapshot { step, select_loss, point: point.clone() };
+            }
+            if at_epoch_end || step % twa.history_every == 0 {
+                progress.snapshot(snapshot(projection, &point, step, steps_per_epoch, Some(&report), select_loss));
+            }
+            progress.resumable(&|| State { fit: fit.state().clone(), best: best.clone() }.to_bytes());
+        }
+        progress.report(Phase::Fit, steps, steps)?;
+        Ok(Fitted { best, steps: fit.state().step })
+    }
+
+    fn objective(&self) -> Result<DatasetLoss> {
+        let options = DatasetLossOptions {
+            batch_size: self.options.batch_size,
+            augmentation: self.options.augmentation,
+            loss: self.options.loss,
+            seed: self.options.seed,
+        };
+        DatasetLoss::new(Arc::clone(&self.network), self.data.fit.clone(), options)
+    }
+
+    fn start<'p>(
+        &self,
+        twa: &TwaOptions,
+        projection: &'p Projection,
+        steps: u64,
+        state: Option<State>,
+        progress: &mut dyn Progress,
+    ) -> Result<(Fit<'p>, BestSnapshot)> {
+        let options = twa.fit(steps, self.options.seed);
+        if let Some(State { fit, best }) = state {
+            return Ok((Fit::resume(projection, options, fit)?, best));
+        }
+        let start = match &twa.start {
+            Start::Uniform => None,
+            Start::Best => Some(self.best_baseline(&self.data.fit[0], progress)?),
+            Start::Coefficients(coefficients) => Some(coefficients.clone()),
+        };
+        let fit = Fit::new(projection, options, start.as_deref())?;
+        let point = fit.point();
+        let select_loss = self.select_loss(projection, &point, progress)?;
+        progress.snapshot(snapshot(projection, &point, 0, 1, None, Some(select_loss)));
+        Ok((fit, BestSnapshot { step: 0, select_loss, point }))
+    }
+
+    /// Select loss of the exact merge at a point.
+    fn select_loss(&self, projection: &Projection, point: &Point, progress: &dyn Progress) -> Result<f64> {
+        let model = self.averaged_model(&projection.coefficients_at(point), progress)?;
+        Ok(self.results(&model, &self.data.select, progress)?.mean_loss())
+    }
+
+    /// Select loss of the weights that were fitted, on quantised directions.
+    pub(super) fn as_fitted_select_loss(
+        &self,
+        projection: &Projection,
+        point: &Point,
+        progress: &dyn Progress,
+    ) -> Result<f64> {
+        let mut parameters = projection.centre();
+        projection.weights(point, &mut parameters);
+        let statistics = self.averaged_statistics(&parameters, progress)?;
+        Ok(self.results(&Model { parameters, statistics }, &self.data.select, progress)?.mean_loss())
+    }
+}
+
+fn snapshot(
+    projection: &Projection,
+    point: &Point,
+    step: u64,
+    steps_per_epoch: u64,
+    report: Option<&StepReport>,
+    select_loss: Option<f64>,
+) -> Snapshot {
+    Snapshot {
+        step,
+        epoch: step as f64 / steps_per_epoch as f64,
+        learning_rate: report.map_or(0.0, |r| r.learning_rate),
+        fit_loss: report.map(|r| r.loss),
+        select_loss,
+        coefficients: projection.coefficients_at(point),
+    }
+}
