@@ -149,13 +149,23 @@ fn placed(snapshots: &[Snapshot]) -> Vec<PlacedSnapshot> {
     snapshots.iter().map(place).collect()
 }
 
+/// Coefficients as a worker gives them.
+pub(super) struct GivenCoefficients<'a> {
+    /// Names of the blocks.
+    pub(super) blocks: &'a [String],
+    /// (n, L).
+    pub(super) values: &'a [f64],
+    /// Whether each block has to sum to 1.
+    pub(super) sums_to_one: bool,
+}
+
 /// Keeps the coefficients that a job ends with, after checking that they are what they claim to be.
 pub(super) async fn save_coefficients(
     conn: &mut PgConnection,
     job: &LockedJob,
-    blocks: &[String],
-    values: &[f64],
+    given: &GivenCoefficients<'_>,
 ) -> AppResult<()> {
+    let GivenCoefficients { blocks, values, sums_to_one } = *given;
     check_blocks(blocks)?;
     let candidate_count = db::job_inputs::count_candidates(conn, job.job_id).await?;
     if values.len() != candidate_count * blocks.len() {
@@ -167,7 +177,8 @@ pub(super) async fn save_coefficients(
         );
         return Err(AppError::invalid_field("coefficients", detail));
     }
-    if let Some((block, what)) = first_bad_block(values, blocks.len(), SUM_TOLERANCE) {
+    let tolerance = if sums_to_one { SUM_TOLERANCE } else { f64::INFINITY };
+    if let Some((block, what)) = first_bad_block(values, blocks.len(), tolerance) {
         return Err(AppError::invalid_field("coefficients", format!("block `{}` {what}", blocks[block])));
     }
     let row = CoefficientsRow {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use barycenter_api::{
-    Bytes64, Claim, Directive as WireDirective, Fail, Finish, Heartbeat, HeartbeatReply, Job, JobSpec, Lease,
-    LeasedCandidate, LeasedDataset,
+    Bytes64, Claim, Constraint, Directive as WireDirective, Fail, Finish, Heartbeat, HeartbeatReply, Job, JobSpec,
+    Lease, LeasedCandidate, LeasedDataset, MethodSpec, Start,
 };
 use sqlx::PgConnection;
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use super::{
     history,
     jobs::{self, MAX_WAIT_SECONDS, POLL_EVERY},
     transaction::{begin, commit},
+    warm_start,
 };
 use crate::{
     db::{
@@ -23,7 +24,7 @@ use crate::{
         leases::{Claimant, Claimed, LeasedAttempt, Renewal},
     },
     domain::{
-        ids::LeaseId,
+        ids::{JobId, LeaseId},
         job::{AttemptState, Failure, JobEvent, JobState, event_of_failure},
         lease::{Directive, directive},
         problem_code::ProblemCode,
@@ -107,6 +108,13 @@ async fn read_lease(conn: &mut PgConnection, claimant: Claimant<'_>, claimed: Cl
     let candidates = find_candidate_set_with(conn, job.candidate_set_id).await?.members;
     let datasets = db::job_inputs::list_job_datasets(conn, job_id).await?;
     let fit_state = db::leases::find_fit_state(conn, job_id).await?;
+    let start_coefficients = match warm_start_of(&spec) {
+        Some(earlier) => {
+            let found = warm_start::coefficients(conn, earlier, &candidates, None).await?;
+            Some(found.map_err(AppError::internal)?)
+        }
+        None => None,
+    };
     Ok(Lease {
         lease_id: claimant.lease_id.0,
         job_id: job_id.0,
@@ -137,6 +145,7 @@ async fn read_lease(conn: &mut PgConnection, claimant: Claimant<'_>, claimed: Cl
                 })
             })
             .collect::<AppResult<_>>()?,
+        start_coefficients,
         fit_state: fit_state.map(Bytes64),
     })
 }
@@ -191,6 +200,24 @@ fn to_wire(directive: Directive) -> WireDirective {
     }
 }
 
+/// The job whose coefficients a fit starts from.
+fn warm_start_of(spec: &JobSpec) -> Option<JobId> {
+    match &spec.method {
+        MethodSpec::Twa(twa) => match twa.start {
+            Start::Job(earlier) => Some(earlier.into()),
+            Start::Uniform | Start::Best => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether a job's coefficients sum to 1 in every block: all but those of a linear fit.
+async fn sums_to_one(conn: &mut PgConnection, job_id: JobId) -> AppResult<bool> {
+    let job = db::jobs::find(conn, job_id).await?.ok_or_else(|| jobs::not_found(job_id))?;
+    let spec: JobSpec = jobs::document("spec", job_id.0, job.spec)?;
+    Ok(!matches!(&spec.method, MethodSpec::Twa(twa) if twa.constraint == Constraint::Linear))
+}
+
 /// Publishes the artifact uploaded under a lease and ends its job as succeeded: one transaction. The same call again
 /// returns the same job.
 pub async fn finish_job(state: &AppState, lease_id: LeaseId, finish: &Finish) -> AppResult<Job> {
@@ -203,7 +230,9 @@ pub async fn finish_job(state: &AppState, lease_id: LeaseId, finish: &Finish) ->
     }
     check_held(&job, lease_id, "finish")?;
     let to = job.state.after(JobEvent::Finished).map_err(AppError::internal)?;
-    history::save_coefficients(&mut transaction, &job, &finish.blocks, &finish.coefficients.0).await?;
+    let sums_to_one = sums_to_one(&mut transaction, job.job_id).await?;
+    let given = history::GivenCoefficients { blocks: &finish.blocks, values: &finish.coefficients.0, sums_to_one };
+    history::save_coefficients(&mut transaction, &job, &given).await?;
     let publication = artifacts::Publication { lease_id, job: &job, worker_version: attempt.worker_version, now };
     let upload = artifacts::publish(state, &mut transaction, publication, &finish.artifact_digest_blake3).await?;
     let change = Move { from: job.state, to, failure: None, report: Some(&report), now };

@@ -20,6 +20,7 @@ pub mod spec;
 pub mod sweeper;
 mod tensor_file;
 pub mod transaction;
+mod warm_start;
 
 pub use error::{AppError, AppResult, Fault};
 pub use tensor_file::{Incoming, PutOutcome};

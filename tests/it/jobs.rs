@@ -31,6 +31,23 @@ async fn a_submitted_job_is_queued_with_every_default_filled_in(pool: PgPool) {
 }
 
 #[sqlx::test]
+async fn training_data_is_fitted_on_beside_half_of_the_held_out_data(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let inputs: Vec<u8> = (0..200_000 * 2).map(|i| i as u8).collect();
+    let labels: Vec<u8> = (0..200_000_i64).flat_map(|i| (i % 3).to_le_bytes()).collect();
+    let train = safetensors(&[("inputs", "U8", &[200_000, 2], inputs), ("labels", "I64", &[200_000], labels)]);
+    scene.app.put("/v1/datasets/train", train).await.json::<Value>(201);
+    let mut spec = scene.spec();
+    spec["data"] = json!({"fit": "validation", "train": "train"});
+    let job: Job = scene.app.post("/v1/jobs", spec).await.json(202);
+    assert_eq!(job.spec.data.select_fraction, Some(0.5));
+    let MethodSpec::Twa(twa) = &job.spec.method else { panic!("{:?}", job.spec.method) };
+    assert_eq!(twa.epochs, Some(1), "one pass makes many more than 200 steps");
+    let lease = scene.claim().await;
+    assert_eq!(lease.datasets.iter().map(|d| d.named.as_str()).collect::<Vec<_>>(), ["train", "validation"]);
+}
+
+#[sqlx::test]
 async fn the_same_submission_again_queues_nothing_new(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let submit = || scene.app.send(keyed_post("/v1/jobs", "pipeline-7", &scene.spec()));

@@ -211,6 +211,54 @@ async fn finishing_twice_answers_the_same_and_publishes_once(pool: PgPool) {
 }
 
 #[sqlx::test]
+async fn the_coefficients_of_a_linear_fit_need_not_sum_to_one(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let mut spec = scene.spec();
+    spec["method"] = json!({"kind": "twa", "constraint": "linear"});
+    scene.app.post("/v1/jobs", spec).await.json::<Job>(202);
+    let lease = scene.claim().await;
+    let stored = scene.upload(&lease, checkpoint(1.0)).await;
+    let with = |last: f64| {
+        let mut body = finish_body(&stored.digest_blake3);
+        let mut values = coefficients().0;
+        values[5] = last;
+        body["coefficients"] = serde_json::to_value(barycenter_api::Floats(values)).unwrap();
+        body
+    };
+    scene.finish(&lease, with(f64::INFINITY)).await.problem(422, "invalid_field");
+    let job: Job = scene.finish(&lease, with(0.9)).await.json(200);
+    assert_eq!(job.state, JobState::Succeeded);
+}
+
+#[sqlx::test]
+async fn a_job_may_start_where_another_ended(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let from = |job: &str| {
+        let mut spec = scene.spec();
+        spec["method"] = json!({"kind": "twa", "start": {"job": job}});
+        spec
+    };
+    let first = scene.submit().await;
+    let first_id = first.job_id.to_string();
+    let problem = scene.app.post("/v1/jobs", from(&first_id)).await.problem(422, "invalid_field");
+    assert_eq!(problem.errors[0].field, "method.start.job");
+    assert!(problem.detail.contains("has no coefficients"), "{}", problem.detail);
+    let lease = scene.claim().await;
+    assert!(lease.start_coefficients.is_none());
+    scene.succeed(&lease).await;
+
+    scene.app.post("/v1/jobs", from(&first_id)).await.json::<Job>(202);
+    let lease = scene.claim().await;
+    for (found, wanted) in lease.start_coefficients.unwrap().0.iter().zip(coefficients().0) {
+        assert!((found - wanted).abs() < 1e-12, "{found} {wanted}");
+    }
+    let mut spec = from(&first_id);
+    spec["method"]["granularity"] = json!("model");
+    let problem = scene.app.post("/v1/jobs", spec).await.problem(422, "invalid_field");
+    assert!(problem.detail.contains("has 2 blocks, which are not the 1"), "{}", problem.detail);
+}
+
+#[sqlx::test]
 async fn a_finish_that_is_not_sound_is_refused_and_changes_nothing(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let job = scene.submit().await;

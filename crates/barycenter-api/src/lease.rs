@@ -52,6 +52,11 @@ pub struct Lease {
     pub candidates: Vec<LeasedCandidate>,
     /// Every dataset the spec names.
     pub datasets: Vec<LeasedDataset>,
+    /// The coefficients to start from, candidate by candidate, where the spec's `start` is an earlier job: one a candidate, or
+    /// one a candidate and block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub start_coefficients: Option<Floats>,
     /// The last fit state that an earlier attempt saved.
     #[schema(value_type = Option<String>)]
     pub fit_state: Option<Bytes64>,

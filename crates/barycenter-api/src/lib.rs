@@ -39,5 +39,6 @@ pub use report::{Evaluated, Evaluation, FitReport, NotAveraged, PhaseTime, Repor
 pub use run::{CreateRun, Run};
 pub use spec::{
     Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, Granularity, Guard,
-    JobSpec, MethodSpec, NetworkSpec, ObjectiveSpec, OptimiserSpec, PoolingSpec, ScheduleSpec, Start, TwaSpec,
+    JobSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec, OptimiserSpec, PoolingSpec, ScheduleSpec, Start,
+    TwaSpec,
 };

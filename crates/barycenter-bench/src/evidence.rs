@@ -48,7 +48,8 @@ impl Setting {
     }
 }
 
-fn default_twa() -> TwaOptions {
+/// What a job gets that names nothing but candidates, network and data, before its passes.
+pub fn default_twa() -> TwaOptions {
     let form = Form { pooling: Pooling::Partial { strength: STRENGTH }, ..Form::default() };
     TwaOptions { form, ..TwaOptions::plain(Granularity::Tensor, 4, 1) }
 }
@@ -112,6 +113,6 @@ pub fn settings() -> Vec<(String, Setting)> {
         add(&format!("ema {decay}"), rule(Rule::Ema { decay }));
     }
     add("weights of a cosine decay", rule(Rule::Schedule(Curve::Cosine)));
-    add("weights of a 1 − √x decay", rule(Rule::Schedule(Curve::InverseSqrt)));
+    add("weights of a 1 − √x decay", rule(Rule::Schedule(Curve::OneMinusSqrt)));
     all
 }

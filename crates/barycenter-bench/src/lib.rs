@@ -3,3 +3,4 @@
 pub mod checkpoints;
 pub mod evidence;
 pub mod process;
+pub mod training;

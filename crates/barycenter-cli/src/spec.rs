@@ -99,6 +99,9 @@ pub struct SpecArguments {
     /// Whether a baseline that beats the method takes its place.
     #[arg(long, value_enum)]
     guard: Option<Guard>,
+    /// Which weights of a fit are written.
+    #[arg(long, value_enum)]
+    materialise: Option<Materialise>,
     /// Seed of split, shuffling and augmentation.
     #[arg(long)]
     seed: Option<u64>,
@@ -149,6 +152,13 @@ enum BatchNorm {
 enum Baselines {
     All,
     Uniform,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Materialise {
+    Exact,
+    AsFitted,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -214,6 +224,7 @@ impl SpecArguments {
             ("batch_norm.batches", json!(self.batch_norm_batches)),
             ("baselines", json!(self.baselines.map(word))),
             ("guard", json!(self.guard.map(word))),
+            ("materialise", json!(self.materialise.map(word))),
             ("seed", json!(self.seed)),
         ];
         fields.into_iter().filter(|(_, value)| !value.is_null()).collect()

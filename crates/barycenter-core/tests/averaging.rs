@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use barycenter_core::{
     Error, Result,
     average::{
-        AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Method, Outcome, Part,
-        Phase, Progress, Rule, Silent, Snapshot, Start, State, TwaOptions,
+        AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Materialise, Method,
+        Outcome, Part, Phase, Progress, Rule, Silent, Snapshot, Start, State, TwaOptions,
     },
     blocks::Granularity,
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
@@ -103,6 +103,7 @@ fn with(method: Method) -> AverageOptions {
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Recompute, augment: false, batches: None },
         baselines: Baselines::All,
         guard: true,
+        materialise: Materialise::Exact,
         seed: 5,
     }
 }
@@ -366,6 +367,30 @@ fn uniform_alone_may_stand_beside_a_fit_but_not_beside_a_rule() {
     };
     assert_eq!(names(Method::Twa(plain())), ["uniform", "twa"]);
     assert_eq!(names(Method::Rule(Rule::Greedy)), ["last", "best_single", "uniform", "best_suffix", "greedy"]);
+}
+
+#[test]
+fn a_fit_may_be_written_as_it_was_fitted() {
+    let (network, candidates) = (network(24), noisy(&[0.05, 1.0, 1.0]));
+    let names: Vec<_> = (0..3).map(|i| format!("candidate {i}")).collect();
+    let written = |bits, materialise| {
+        let part = Part::all(Arc::new(dataset(200)));
+        let data = AverageData { fit: vec![part.clone()], select: part.clone(), test: None, batch_norm: part };
+        let twa = TwaOptions { learning_rate: Some(0.05), ..TwaOptions::plain(Granularity::Tensor, bits, 3) };
+        let options = AverageOptions { guard: false, materialise, ..with(Method::Twa(twa)) };
+        let averaging = Averaging::new(Arc::clone(&network), &candidates, &names, data, options, &mut Silent).unwrap();
+        let projection = averaging.build_projection(&mut Silent).unwrap();
+        let outcome = averaging.run(projection.as_ref(), None, &mut Silent).unwrap();
+        let mut bytes = Vec::new();
+        averaging.materialise(&outcome, &mut bytes, &mut Silent).unwrap();
+        CheckpointFile::from_bytes(bytes).unwrap().read_f32("0.weight").unwrap()
+    };
+    let apart = |bits| {
+        let pairs = written(bits, Materialise::Exact).into_iter().zip(written(bits, Materialise::AsFitted));
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    assert!(apart(32) < 1e-5, "{}", apart(32));
+    assert!(apart(1) > 1e-2, "one bit moves the weights: {}", apart(1));
 }
 
 #[test]

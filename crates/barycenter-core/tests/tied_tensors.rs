@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use barycenter_core::{
     Result,
     average::{
-        AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Method, Outcome, Part,
-        Silent, TwaOptions,
+        AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Materialise, Method,
+        Outcome, Part, Silent, TwaOptions,
     },
     blocks::Granularity,
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
@@ -58,6 +58,7 @@ fn averaging(candidates: &[CheckpointFile]) -> Result<Averaging<'_>> {
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Copy, augment: false, batches: None },
         baselines: Baselines::All,
         guard: false,
+        materialise: Materialise::Exact,
         seed: 0,
     };
     let names: Vec<_> = (0..candidates.len()).map(|i| format!("candidate {i}")).collect();

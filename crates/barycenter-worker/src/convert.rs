@@ -2,7 +2,9 @@
 
 use barycenter_api as api;
 use barycenter_core::{
-    average::{AverageOptions, Baselines, BatchNormOptions, BatchNormPolicy, Method, Rule, Start, TwaOptions},
+    average::{
+        AverageOptions, Baselines, BatchNormOptions, BatchNormPolicy, Materialise, Method, Rule, Start, TwaOptions,
+    },
     blocks::Granularity,
     data::{Augmentation, DatasetKind, Normalisation},
     fit::{Basis, Constraint, Form, Optimiser, Pooling, Schedule},
@@ -68,14 +70,15 @@ pub(crate) fn network(spec: &api::NetworkSpec) -> NetworkSpec {
 /// Samples a batch of evaluation where the method has no batches of its own.
 const BATCH_SIZE: usize = 128;
 
-/// The options of a spec whose defaults the server has filled in, and whose fit data is of this kind.
-pub(crate) fn options(spec: &api::JobSpec, kind: DatasetKind) -> AverageOptions {
+/// The options of a lease, whose spec has every default filled in, and whose fit data is of this kind.
+pub(crate) fn options(lease: &api::Lease, kind: DatasetKind) -> AverageOptions {
+    let spec = &lease.spec;
     let batch_size = match &spec.method {
         api::MethodSpec::Twa(twa) => twa.batch_size as usize,
         _ => BATCH_SIZE,
     };
     AverageOptions {
-        method: method(&spec.method),
+        method: method(&spec.method, lease.start_coefficients.as_ref().map(|floats| floats.0.as_slice())),
         batch_size,
         augmentation: spec
             .data
@@ -89,20 +92,24 @@ pub(crate) fn options(spec: &api::JobSpec, kind: DatasetKind) -> AverageOptions 
             api::Baselines::Uniform => Baselines::Uniform,
         },
         guard: spec.guard == api::Guard::On,
+        materialise: match spec.materialise {
+            api::Materialise::Exact => Materialise::Exact,
+            api::Materialise::AsFitted => Materialise::AsFitted,
+        },
         seed: spec.seed,
     }
 }
 
-fn method(spec: &api::MethodSpec) -> Method {
+fn method(spec: &api::MethodSpec, start_coefficients: Option<&[f64]>) -> Method {
     let rule = match spec {
-        api::MethodSpec::Twa(twa) => return Method::Twa(twa_options(twa)),
+        api::MethodSpec::Twa(twa) => return Method::Twa(twa_options(twa, start_coefficients)),
         api::MethodSpec::Uniform {} => Rule::Uniform,
         api::MethodSpec::Fixed { weights } => Rule::Fixed(weights.clone()),
         api::MethodSpec::Ema { decay } => Rule::Ema { decay: *decay },
         api::MethodSpec::Schedule { curve } => Rule::Schedule(match curve {
             api::Curve::Linear => Curve::Linear,
             api::Curve::Cosine => Curve::Cosine,
-            api::Curve::InverseSqrt => Curve::InverseSqrt,
+            api::Curve::OneMinusSqrt => Curve::OneMinusSqrt,
         }),
         api::MethodSpec::BestSuffix {} => Rule::BestSuffix,
         api::MethodSpec::Greedy {} => Rule::Greedy,
@@ -111,7 +118,7 @@ fn method(spec: &api::MethodSpec) -> Method {
     Method::Rule(rule)
 }
 
-fn twa_options(twa: &api::TwaSpec) -> TwaOptions {
+fn twa_options(twa: &api::TwaSpec, start_coefficients: Option<&[f64]>) -> TwaOptions {
     let (optimiser, learning_rate) = optimiser(&twa.optimiser);
     TwaOptions {
         granularity: match twa.granularity {
@@ -137,6 +144,7 @@ fn twa_options(twa: &api::TwaSpec) -> TwaOptions {
         start: match twa.start {
             api::Start::Uniform => Start::Uniform,
             api::Start::Best => Start::Best,
+            api::Start::Job(_) => Start::Coefficients(start_coefficients.unwrap_or_default().to_vec()),
         },
         history_every: u64::from(twa.history_every),
     }

@@ -7,14 +7,15 @@ mod method;
 mod network;
 mod objective;
 
-use barycenter_api::{JobSpec, MemoryEstimate};
+use barycenter_api::{JobSpec, MemoryEstimate, MethodSpec, Start};
 use barycenter_core::average::Sizes;
 use sqlx::PgConnection;
 
-use super::{AppError, AppResult, error::Fault, estimate};
+use super::{AppError, AppResult, error::Fault, estimate, warm_start};
 use crate::{
     db,
     domain::{
+        candidate_set::Candidate,
         ids::{DatasetId, RunId},
         problem_code::ProblemCode,
     },
@@ -60,7 +61,7 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
     let mut faults = Faults::default();
     objective::check(spec.objective.as_ref(), &mut faults);
     let candidates = find_candidates(conn, &spec, &mut faults).await?;
-    method::resolve(&mut spec.method, candidates.as_ref().map(|candidates| candidates.count), &mut faults);
+    method::resolve(&mut spec.method, candidates.as_ref().map(|candidates| candidates.members.len()), &mut faults);
     let tensors = candidates.as_ref().map(|candidates| candidates.tensors.as_slice());
     let network = network::check(&spec.network, tensors, &mut faults);
     let data = data::resolve(conn, &mut spec, network.as_deref(), &mut faults).await?;
@@ -70,9 +71,16 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
     let averaged = network::averaged(network.as_ref());
     let tensors: Vec<usize> = averaged.iter().map(|(_, elements)| *elements).collect();
     let method = method::sizes(&mut spec.method, data.fit_samples);
+    let blocks = network::block_names(&averaged, method.granularity);
+    if let MethodSpec::Twa(twa) = &spec.method
+        && let Start::Job(job) = twa.start
+    {
+        let found = warm_start::coefficients(conn, job.into(), &candidates.members, Some(&blocks)).await?;
+        found.map_err(|why| AppError::invalid_field("method.start.job", why))?;
+    }
     let estimate = estimate::estimate(&Sizes {
-        candidates: candidates.count,
-        blocks: network::block_count(&averaged, method.granularity),
+        candidates: candidates.members.len(),
+        blocks: blocks.len(),
         tensors: &tensors,
         bits: method.bits,
         activation_bytes: network.activation_bytes(&data.input_shape, method.batch_size) as u64,
@@ -83,7 +91,7 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
 
 struct Candidates {
     run_id: RunId,
-    count: usize,
+    members: Vec<Candidate>,
     tensors: Vec<crate::domain::layout::Tensor>,
 }
 
@@ -99,5 +107,5 @@ async fn find_candidates(
     };
     let tensors = db::layouts::find_layout(conn, &set.layout_blake3).await?;
     let tensors = tensors.ok_or_else(|| AppError::internal(format!("candidate set {id} has no layout")))?;
-    Ok(Some(Candidates { run_id: set.run_id, count: set.members.len(), tensors }))
+    Ok(Some(Candidates { run_id: set.run_id, members: set.members, tensors }))
 }

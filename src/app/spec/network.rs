@@ -119,14 +119,14 @@ pub(super) fn averaged(network: &dyn Network) -> Vec<(String, usize)> {
 }
 
 /// L.
-pub(super) fn block_count(averaged: &[(String, usize)], granularity: Granularity) -> usize {
+pub(super) fn block_names(averaged: &[(String, usize)], granularity: Granularity) -> Vec<String> {
     let granularity = match granularity {
         Granularity::Model => blocks::Granularity::Model,
         Granularity::Layer => blocks::Granularity::Layer,
         Granularity::Tensor => blocks::Granularity::Tensor,
         Granularity::Elements(k) => blocks::Granularity::Elements(k),
     };
-    Blocks::new(averaged, granularity).len()
+    Blocks::new(averaged, granularity).names().to_vec()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use utoipa::{PartialSchema, ToSchema};
+use uuid::Uuid;
 
 /// How the coefficients are found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -52,7 +53,7 @@ pub enum Curve {
     /// `½ (1 + cos πx)`.
     Cosine,
     /// `1 − √x`.
-    InverseSqrt,
+    OneMinusSqrt,
 }
 
 /// Options of Trainable Weight Averaging.
@@ -313,6 +314,9 @@ pub enum Start {
     Uniform,
     /// The baseline with the least loss on the fit part.
     Best,
+    /// The coefficients that an earlier job ended with. Candidates it had not get 0, and each block is divided by its sum. It has
+    /// one block, or the same as this job.
+    Job(Uuid),
 }
 
 #[cfg(test)]

@@ -40,6 +40,9 @@ pub struct JobSpec {
     /// Whether a baseline that beats the method on the select part is returned in its place.
     #[serde(default)]
     pub guard: Guard,
+    /// Which weights of a fit are written.
+    #[serde(default)]
+    pub materialise: Materialise,
     /// Seed of the split, the shuffling and the augmentation.
     #[serde(default)]
     pub seed: u64,
@@ -57,7 +60,7 @@ pub struct DataSpec {
     /// Data on which snapshots and baselines are compared; where absent, `select_fraction` of `fit` is kept for it.
     #[serde(default)]
     pub select: Option<String>,
-    /// Part of `fit` that is kept out of the fit for selection when `select` is absent; 0.2 unless told.
+    /// Part of `fit` that is kept out of the fit for selection when `select` is absent; 0.2 unless told, 0.5 beside `train`.
     #[serde(default)]
     pub select_fraction: Option<f64>,
     /// Data for final figures only: never fitted, never selected on.
@@ -136,6 +139,17 @@ pub enum Baselines {
     All,
     /// Uniform alone: one evaluation. A method that is itself a baseline has all.
     Uniform,
+}
+
+/// Which weights of a fit are written; baselines and rules are always exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Materialise {
+    /// The candidates in full precision, merged with the coefficients.
+    #[default]
+    Exact,
+    /// The weights that were fitted: the centre and the stored directions.
+    AsFitted,
 }
 
 /// Whether the result may be a baseline.

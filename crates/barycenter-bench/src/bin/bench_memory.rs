@@ -17,8 +17,8 @@ use barycenter_bench::process::HeldPeak;
 use barycenter_core::{
     Error, Result,
     average::{
-        AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, MemoryEstimate, Method,
-        Part, Silent, Sizes, TwaOptions,
+        AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Materialise,
+        MemoryEstimate, Method, Part, Silent, Sizes, TwaOptions,
     },
     blocks::Granularity,
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
@@ -141,6 +141,7 @@ fn options(bits: u8, batch_size: usize, loss: Loss) -> AverageOptions {
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Recompute, augment: false, batches: None },
         baselines: Baselines::All,
         guard: true,
+        materialise: Materialise::Exact,
         seed: 1,
     }
 }

@@ -28,7 +28,7 @@ impl From<&SampleResults> for Scores {
 }
 
 /// Weights with their running statistics: all that evaluation needs.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Model {
     pub parameters: Vec<Vec<f32>>,
     pub statistics: Statistics,

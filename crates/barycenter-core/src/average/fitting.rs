@@ -6,6 +6,7 @@ use super::{Averaging, Phase, Progress, Snapshot, Start, State, TwaOptions, eval
 use crate::{
     Result,
     fit::{Fit, Point, StepReport},
+    merge::weights::in_every_block,
     objective::{DatasetLoss, DatasetLossOptions, Objective as _},
     projection::Projection,
 };
@@ -76,6 +77,9 @@ impl Averaging<'_> {
         let start = match &twa.start {
             Start::Uniform => None,
             Start::Best => Some(self.best_baseline(&self.data.fit[0], progress)?),
+            Start::Coefficients(weights) if weights.len() == self.candidates.len() => {
+                Some(in_every_block(weights, self.blocks.len()))
+            }
             Start::Coefficients(coefficients) => Some(coefficients.clone()),
         };
         let fit = Fit::new(projection, options, start.as_deref())?;
@@ -91,17 +95,12 @@ impl Averaging<'_> {
         Ok(self.results(&model, &self.data.select, progress)?.mean_loss())
     }
 
-    /// Select loss of the weights that were fitted, on quantised directions.
-    pub(super) fn as_fitted_select_loss(
-        &self,
-        projection: &Projection,
-        point: &Point,
-        progress: &dyn Progress,
-    ) -> Result<f64> {
+    /// The weights that were fitted, on quantised directions, with their statistics.
+    pub(super) fn as_fitted(&self, projection: &Projection, point: &Point, progress: &dyn Progress) -> Result<Model> {
         let mut parameters = projection.centre();
         projection.weights(point, &mut parameters);
         let statistics = self.averaged_statistics(&parameters, progress)?;
-        Ok(self.results(&Model { parameters, statistics }, &self.data.select, progress)?.mean_loss())
+        Ok(Model { parameters, statistics })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{Averaging, Outcome, Phase, Progress};
+use super::{Averaging, Outcome, Phase, Progress, evaluation::Model};
 use crate::{
     Result,
     checkpoint::Written,
@@ -13,6 +13,7 @@ use crate::{
 impl Averaging<'_> {
     /// Merges the candidates with the outcome's coefficients, tensor by tensor; the running statistics are those the
     /// outcome was evaluated with, everything else is copied from the reference candidate, the last one. Tied tensors stay tied.
+    /// Where a fit was chosen and is to be written as it was fitted, its weights take the place of the sums.
     pub fn materialise(
         &self,
         outcome: &Outcome,
@@ -21,21 +22,37 @@ impl Averaging<'_> {
     ) -> Result<Written> {
         let reference = &self.candidates[self.candidates.len() - 1];
         let mut policies = policies(reference, &self.averaged, &self.blocks)?;
+        let as_fitted = outcome.as_fitted();
+        for (name, values) in self.averaged.iter().zip(as_fitted.iter().flat_map(|model| &model.parameters)) {
+            policies.insert(name.clone(), provided(values));
+        }
         for tensor in self.network.tensors() {
             // A second copy of a parameter stays equal to it.
             if let Role::Tied(twin) = tensor.role
                 && policies.contains_key(&tensor.name)
             {
-                policies.insert(tensor.name.clone(), Policy::Average { block: self.blocks.block_of(twin) });
+                let policy = policies[&self.averaged[twin]].clone();
+                policies.insert(tensor.name.clone(), policy);
             }
         }
         let is_statistic = |role| matches!(role, Role::RunningMean | Role::RunningVar);
         let statistics = self.network.tensors().iter().filter(|tensor| is_statistic(tensor.role));
-        for (tensor, values) in statistics.zip(outcome.statistics.running()) {
-            let values = values.iter().map(|value| f64::from(*value)).collect();
-            policies.insert(tensor.name.clone(), Policy::Provided(values));
+        let running = as_fitted.map_or(&outcome.statistics, |model| &model.statistics);
+        for (tensor, values) in statistics.zip(running.running()) {
+            policies.insert(tensor.name.clone(), provided(values));
         }
         let mut on_tensor = |done: usize, total: usize| progress.report(Phase::Materialise, done as u64, total as u64);
         merge(self.candidates, &outcome.coefficients, &policies, output, &mut on_tensor)
     }
+}
+
+impl Outcome {
+    /// The weights to write in place of the sums.
+    fn as_fitted(&self) -> Option<&Model> {
+        self.fit.as_ref().filter(|_| self.chosen == "twa")?.weights.as_ref()
+    }
+}
+
+fn provided(values: &[f32]) -> Policy {
+    Policy::Provided(values.iter().map(|value| f64::from(*value)).collect())
 }

@@ -23,7 +23,8 @@ pub use choice::MethodScores;
 pub use evaluation::Scores;
 pub use memory::{MemoryEstimate, Sizes};
 pub use options::{
-    AverageData, AverageOptions, Baselines, BatchNormOptions, BatchNormPolicy, Method, Rule, Start, TwaOptions,
+    AverageData, AverageOptions, Baselines, BatchNormOptions, BatchNormPolicy, Materialise, Method, Rule, Start,
+    TwaOptions,
 };
 pub use progress::{Phase, Progress, Silent, Snapshot};
 pub use run::{Averaging, FitOutcome, NotAveraged, Outcome};

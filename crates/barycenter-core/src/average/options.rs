@@ -25,8 +25,20 @@ pub struct AverageOptions {
     pub baselines: Baselines,
     /// Whether a baseline that beats the method on the select part is returned in its place.
     pub guard: bool,
+    /// Which weights of a fit are written.
+    pub materialise: Materialise,
     /// Seed of shuffling and augmentation.
     pub seed: u64,
+}
+
+/// Which weights of a fit are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Materialise {
+    /// The candidates in full precision, merged with the coefficients.
+    #[default]
+    Exact,
+    /// The weights that were fitted: the centre and the stored directions.
+    AsFitted,
 }
 
 /// Which baselines stand beside a method.
@@ -144,7 +156,7 @@ pub enum Start {
     Uniform,
     /// The baseline with the least loss on the fit part.
     Best,
-    /// These coefficients, candidate by candidate: n x L numbers.
+    /// These coefficients, candidate by candidate: n x L numbers, or n for the same in every block.
     Coefficients(Vec<f64>),
 }
 

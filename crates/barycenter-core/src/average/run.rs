@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use super::{
-    AverageData, AverageOptions, Baselines, BatchNormPolicy, Method, MethodScores, Phase, Progress, State, TwaOptions,
+    AverageData, AverageOptions, Baselines, BatchNormPolicy, Materialise, Method, MethodScores, Phase, Progress, State,
+    TwaOptions,
     choice::{Choice, Contender},
+    evaluation::Model,
 };
 use crate::{
     Error, Result,
     blocks::Blocks,
     checkpoint::{CheckpointFile, check_candidates, check_finite},
-    fit::Point,
     network::{Network, Role, Statistics, check_layout},
     projection::{self, Projection},
 };
@@ -49,8 +50,8 @@ pub struct FitOutcome {
     pub steps: u64,
     /// Select loss of the best snapshot's weights on quantised directions.
     pub as_fitted_select_loss: f64,
-    /// Where the best snapshot stands on them.
-    pub point: Point,
+    /// Those weights, where they are to be written.
+    pub(super) weights: Option<Model>,
 }
 
 /// A tensor that is not averaged.
@@ -194,12 +195,14 @@ impl<'a> Averaging<'a> {
         let mut contenders = self.baseline_contenders(progress)?;
         progress.report(Phase::Select, 0, 2)?;
         let point = fitted.best.point;
-        let as_fitted_select_loss = self.as_fitted_select_loss(projection, &point, progress)?;
+        let as_fitted = self.as_fitted(projection, &point, progress)?;
+        let as_fitted_select_loss = self.results(&as_fitted, &self.data.select, progress)?.mean_loss();
+        let weights = (self.options.materialise == Materialise::AsFitted).then_some(as_fitted);
         contenders.push(self.contender("twa", projection.coefficients_at(&point), progress)?);
         let own = contenders.len() - 1;
         let choice = self.choose(contenders, own, progress)?;
         let (best_step, steps) = (fitted.best.step, fitted.steps);
-        Ok((choice, Some(FitOutcome { best_step, steps, as_fitted_select_loss, point })))
+        Ok((choice, Some(FitOutcome { best_step, steps, as_fitted_select_loss, weights })))
     }
 
     fn baseline_contenders(&self, progress: &mut dyn Progress) -> Result<Vec<Contender>> {

@@ -280,3 +280,7 @@ impl Pool {
         Self { share, decay }
     }
 }
+
+#[cfg(test)]
+#[path = "parametrisation_tests.rs"]
+mod tests;

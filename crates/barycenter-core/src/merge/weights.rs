@@ -69,7 +69,7 @@ pub enum Curve {
     /// `½ (1 + cos πx)`.
     Cosine,
     /// `1 − √x`.
-    InverseSqrt,
+    OneMinusSqrt,
 }
 
 /// The weights that stand for a decay of the learning rate over the candidates (WSM, arXiv 2507.17634): with the curve at
@@ -80,7 +80,7 @@ pub fn schedule(n: usize, curve: Curve) -> Vec<f64> {
         match curve {
             Curve::Linear => 1.0 - x,
             Curve::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * x).cos()),
-            Curve::InverseSqrt => 1.0 - x.sqrt(),
+            Curve::OneMinusSqrt => 1.0 - x.sqrt(),
         }
     };
     (0..n).map(|i| at(i) - at(i + 1)).collect()
@@ -142,13 +142,13 @@ mod tests {
 
     #[test]
     fn every_rule_sums_to_one_and_a_linear_decay_is_uniform() {
-        for curve in [Curve::Linear, Curve::Cosine, Curve::InverseSqrt] {
+        for curve in [Curve::Linear, Curve::Cosine, Curve::OneMinusSqrt] {
             assert!((schedule(7, curve).iter().sum::<f64>() - 1.0).abs() < 1e-12, "{curve:?}");
         }
         assert!(schedule(4, Curve::Linear).iter().all(|weight| (weight - 0.25).abs() < 1e-12));
         let cosine = schedule(6, Curve::Cosine);
         assert!(cosine[2] > cosine[0] && cosine[3] > cosine[5], "most falls in the middle: {cosine:?}");
-        assert!(schedule(6, Curve::InverseSqrt)[0] > 0.4, "most falls at the start");
+        assert!(schedule(6, Curve::OneMinusSqrt)[0] > 0.4, "most falls at the start");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::average::{
-    AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Method, Outcome, Silent,
-    TwaOptions,
+    AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Materialise, Method, Outcome,
+    Silent, TwaOptions,
 };
 use crate::blocks::Granularity;
 use crate::checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer};
@@ -74,6 +74,7 @@ fn run(offsets: &[f32]) -> Outcome {
         batch_norm: BatchNormOptions { policy: BatchNormPolicy::Recompute, augment: false, batches: None },
         baselines: Baselines::All,
         guard: true,
+        materialise: Materialise::Exact,
         seed: 5,
     };
     let averaging =
