@@ -19,7 +19,7 @@ async fn a_submitted_job_is_queued_with_every_default_filled_in(pool: PgPool) {
     assert_eq!(job.state, JobState::Queued);
     let MethodSpec::Twa(twa) = &job.spec.method else { panic!("{:?}", job.spec.method) };
     assert!(matches!(twa.optimiser, OptimiserSpec::Adamw { learning_rate: None, .. }), "a worker finds the rate");
-    assert_eq!((twa.granularity, twa.epochs), (Granularity::Tensor, Some(10)));
+    assert_eq!((twa.granularity, twa.epochs), (Granularity::Tensor, Some(20)));
     assert_eq!(job.spec.data.select_fraction, Some(0.2));
     assert_eq!(job.spec.batch_norm.dataset, None, "an mlp has no running statistics");
     let estimate = job.estimate;

@@ -42,7 +42,7 @@ impl Setting {
         let mut method = self.method.clone();
         if let Method::Twa(twa) = &mut method {
             let steps_per_epoch = samples.div_ceil(BATCH_SIZE) as f64;
-            twa.epochs = (STEPS / steps_per_epoch).round().clamp(1.0, 10.0) as u64;
+            twa.epochs = (STEPS / steps_per_epoch).round().clamp(1.0, 20.0) as u64;
         }
         method
     }

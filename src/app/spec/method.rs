@@ -9,7 +9,7 @@ const MAX_EPOCHS: u32 = 1000;
 const MAX_BATCH_SIZE: u32 = 65_536;
 /// Steps that a fit comes nearest to where nobody says how many passes it makes.
 const DEFAULT_STEPS: f64 = 200.0;
-const DEFAULT_EPOCHS: std::ops::RangeInclusive<f64> = 1.0..=10.0;
+const DEFAULT_EPOCHS: std::ops::RangeInclusive<f64> = 1.0..=20.0;
 /// Samples a batch of evaluation where the method has no batches of its own.
 const EVALUATION_BATCH: usize = 128;
 /// One block moves the whole model, so its rate may be larger (measured on the ResNet-20 test case).
@@ -220,7 +220,7 @@ mod tests {
             let MethodSpec::Twa(twa) = method else { unreachable!("it was one") };
             twa.epochs
         };
-        for (samples, epochs) in [(100, 10), (5000, 5), (14_000, 2), (1_000_000, 1)] {
+        for (samples, epochs) in [(100, 20), (5000, 5), (14_000, 2), (1_000_000, 1)] {
             assert_eq!(epochs_of(None, samples), Some(epochs), "{samples} samples");
         }
         assert_eq!(epochs_of(Some(7), 5000), Some(7));

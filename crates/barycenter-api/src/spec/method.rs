@@ -78,7 +78,7 @@ pub struct TwaSpec {
     pub clip_norm: Option<f64>,
     /// Radius of Sharpness-Aware Minimisation (Foret et al. 2021), a distance between weights; 0 for none. Doubles the time of a step.
     pub sam_rho: f64,
-    /// Passes over the fit data; unless told as many as come nearest to 200 steps, 1 to 10.
+    /// Passes over the fit data; unless told as many as come nearest to 200 steps, 1 to 20.
     pub epochs: Option<u32>,
     /// End the fit after so many passes in which no snapshot was the best on the select part. None unless told.
     pub patience: Option<u32>,

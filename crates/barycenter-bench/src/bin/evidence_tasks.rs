@@ -7,7 +7,7 @@
 //! - `language`: a GPT-2 of two blocks on the bytes of the documents under ROOT, twelve checkpoints of one run at a constant rate.
 //! - `language, decayed`: the same run, the rate of its second half decaying to 0 in a line: one model, no averaging.
 //!
-//! OUTPUT is a JSON list of rows {task, method, seed, select_loss, test_loss, test_accuracy, chosen}.
+//! OUTPUT is a JSON list of rows {task, method, settings, seed, select_loss, test_loss, test_accuracy, chosen}.
 
 use std::{path::Path, sync::Arc};
 
@@ -16,7 +16,7 @@ use barycenter_core::{
     Error, Result,
     average::{
         AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Materialise, Method,
-        Part, Silent,
+        Part, Silent, Start,
     },
     checkpoint::CheckpointFile,
     data::{Augmentation, Dataset, Draws, Inputs, Normalisation},
@@ -33,7 +33,7 @@ const FEATURES: usize = 24;
 const CLASSES: usize = 6;
 /// Bytes of text a sample: 32 positions and the byte after them.
 const ROW: usize = 33;
-const EPOCHS: u64 = 24;
+const EPOCHS: u64 = 40;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -57,8 +57,36 @@ struct Split {
     test: Part,
 }
 
-/// Runs a job that names nothing but candidates, network and data; its rows.
-fn defaults(
+/// What a job differs in from one that names nothing but candidates, network and data.
+#[derive(Clone, Copy)]
+struct Variant {
+    name: &'static str,
+    with_train: bool,
+    start_best: bool,
+}
+
+const VARIANTS: [Variant; 4] = [
+    Variant { name: "defaults", with_train: true, start_best: false },
+    Variant { name: "start best", with_train: true, start_best: true },
+    Variant { name: "held-out data alone", with_train: false, start_best: false },
+    Variant { name: "held-out data alone, start best", with_train: false, start_best: true },
+];
+
+/// The rows of every variant of a job on one task.
+fn averages(
+    task: &str,
+    network: &Arc<dyn Network>,
+    candidates: &[CheckpointFile],
+    split: &Split,
+    loss: Loss,
+    seed: u64,
+) -> Result<Vec<Value>> {
+    let rows = VARIANTS.iter().map(|variant| average(*variant, task, network, candidates, split, loss, seed));
+    Ok(rows.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+fn average(
+    variant: Variant,
     task: &str,
     network: &Arc<dyn Network>,
     candidates: &[CheckpointFile],
@@ -73,14 +101,17 @@ fn defaults(
         indices: places.into_iter().map(|place| split.held_out.indices[place]).collect(),
     };
     let data = AverageData {
-        fit: vec![part(fit), split.train.clone()],
+        fit: if variant.with_train { vec![part(fit), split.train.clone()] } else { vec![part(fit)] },
         select: part(select),
         test: Some(split.test.clone()),
         batch_norm: split.train.clone(),
     };
     let steps_per_epoch = data.fit_samples().div_ceil(128) as f64;
     let mut twa = default_twa();
-    twa.epochs = (200.0 / steps_per_epoch).round().clamp(1.0, 10.0) as u64;
+    twa.epochs = (200.0 / steps_per_epoch).round().clamp(1.0, 20.0) as u64;
+    if variant.start_best {
+        twa.start = Start::Best;
+    }
     let options = AverageOptions {
         method: Method::Twa(twa),
         batch_size: 128,
@@ -98,11 +129,13 @@ fn defaults(
     Ok(outcome
         .methods
         .iter()
+        .filter(|row| row.method == "twa" || variant.name == "defaults")
         .map(|row| {
             let test = row.test.expect("there is test data");
             let line = json!({
                 "task": task,
                 "method": row.method,
+                "settings": if row.method == "twa" { variant.name } else { "baseline" },
                 "seed": seed,
                 "select_loss": row.select.loss,
                 "test_loss": test.loss,
@@ -165,7 +198,7 @@ fn fine_tunes(seed: u64) -> Result<Vec<Value>> {
         tuning.checkpoint()
     };
     let candidates = (0..CANDIDATES).map(tune).collect::<Result<Vec<_>>>()?;
-    defaults("fine_tunes", &network, &candidates, &split, loss, seed)
+    averages("fine_tunes", &network, &candidates, &split, loss, seed)
 }
 
 /// Every document as bytes, in rows; one row in five held out, one in five for tests.
@@ -196,7 +229,7 @@ fn language(root: &Path, seed: u64) -> Result<Vec<Value>> {
     let network: Arc<dyn Network> = Arc::from(NetworkSpec::Gpt2(sizes).build()?);
     let split = documents(root, seed)?;
     let start = || network.initial_parameters(seed);
-    let peak = 0.2;
+    let peak = 0.5;
     let warm = |part: f64| peak * (part / 0.05).min(1.0);
     let mut constant = Training::new(Arc::clone(&network), split.train.clone(), loss, start(), seed)?;
     let mut candidates = Vec::new();
@@ -206,7 +239,7 @@ fn language(root: &Path, seed: u64) -> Result<Vec<Value>> {
             candidates.push(constant.checkpoint()?);
         }
     }
-    let mut rows = defaults("language", &network, &candidates, &split, loss, seed)?;
+    let mut rows = averages("language", &network, &candidates, &split, loss, seed)?;
     let mut decayed = Training::new(Arc::clone(&network), split.train.clone(), loss, start(), seed)?;
     for _ in 0..EPOCHS {
         decayed.epoch(|part| warm(part) * (2.0 * (1.0 - part)).min(1.0), EPOCHS)?;
