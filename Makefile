@@ -50,7 +50,8 @@ bench:
 evidence: install
 	cargo build --release --workspace --bins
 	target/release/evidence $(or $(DATA),../shared/data/cifar10-resnet20) target/evidence.json $(or $(SEEDS),3)
-	python3 benches/evidence/table.py target/evidence.json docs/method.md
+	target/release/evidence_tasks . target/evidence-tasks.json $(or $(SEEDS),3)
+	python3 benches/evidence/table.py target docs/method.md
 
 # The sanitizer's flags are unstable, the compiler is the project's own.
 fuzz: install

@@ -1,8 +1,9 @@
-"""Writes the rows of `target/evidence.json` as the table of `docs/method.md`, between its two marks.
+"""Writes the rows of `target/evidence.json` and `target/evidence-tasks.json` as the tables of `docs/method.md`, between their marks.
 
-    python3 benches/evidence/table.py target/evidence.json docs/method.md
+    python3 benches/evidence/table.py target docs/method.md
 
 Rows of one setting are means over their seeds, with the smallest and the largest test loss; the interval is that of the first seed.
+A file that is not there leaves its table as it is.
 """
 
 import json
@@ -10,7 +11,6 @@ import pathlib
 import statistics
 import sys
 
-START, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
 HEAD = """| settings | seeds | select loss | test loss | least to largest | test accuracy | CPU s | test loss − uniform (95 %) |
 | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
@@ -27,17 +27,44 @@ def line(settings, rows):
     )
 
 
-def main():
-    rows_path, page_path = map(pathlib.Path, sys.argv[1:3])
+def settings_table(rows):
     by_settings = {}
-    for row in json.loads(rows_path.read_text()):
+    for row in rows:
         by_settings.setdefault(row["settings"], []).append(row)
     order = sorted(by_settings, key=lambda name: (not name.startswith("baseline"), name != "defaults"))
-    table = "\n".join([HEAD, *(line(name, by_settings[name]) for name in order)])
+    return [HEAD, *(line(name, by_settings[name]) for name in order)]
+
+
+def tasks_table(rows):
+    by_method = {}
+    for row in rows:
+        name = row["method"] if row.get("settings", "baseline") == "baseline" else f"twa, {row['settings']}"
+        by_method.setdefault((row["task"], name), []).append(row)
+    lines = ["| task | method | seeds | select loss | test loss | test accuracy |", "| --- | --- | --- | --- | --- | --- |"]
+    for (task, name), rows in sorted(by_method.items(), key=lambda item: item[0][0]):
+        mean = lambda field: statistics.fmean(row[field] for row in rows)
+        select = f"{mean('select_loss'):.4f}" if "select_loss" in rows[0] else ""
+        accuracy = f"{100 * mean('test_accuracy'):.2f} %"
+        lines.append(f"| {task} | {name} | {len(rows)} | {select} | {mean('test_loss'):.4f} | {accuracy} |")
+    return lines
+
+
+def replace(page, mark, lines):
+    start, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, rest = page.split(start)
+    after = rest.split(end)[1]
+    table = "\n".join(lines)
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def main():
+    folder, page_path = map(pathlib.Path, sys.argv[1:3])
     page = page_path.read_text()
-    before, rest = page.split(START)
-    after = rest.split(END)[1]
-    page_path.write_text(f"{before}{START}\n{table}\n{END}{after}")
+    for mark, table in [("evidence", settings_table), ("evidence-tasks", tasks_table)]:
+        path = folder / f"{mark}.json"
+        if path.exists():
+            page = replace(page, mark, table(json.loads(path.read_text())))
+    page_path.write_text(page)
 
 
 if __name__ == "__main__":

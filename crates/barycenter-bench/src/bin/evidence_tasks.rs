@@ -66,8 +66,8 @@ struct Variant {
 }
 
 const VARIANTS: [Variant; 4] = [
-    Variant { name: "defaults", with_train: true, start_best: false },
-    Variant { name: "start best", with_train: true, start_best: true },
+    Variant { name: "training data too", with_train: true, start_best: false },
+    Variant { name: "training data too, start best", with_train: true, start_best: true },
     Variant { name: "held-out data alone", with_train: false, start_best: false },
     Variant { name: "held-out data alone, start best", with_train: false, start_best: true },
 ];
@@ -129,7 +129,7 @@ fn average(
     Ok(outcome
         .methods
         .iter()
-        .filter(|row| row.method == "twa" || variant.name == "defaults")
+        .filter(|row| row.method == "twa" || variant.name == VARIANTS[0].name)
         .map(|row| {
             let test = row.test.expect("there is test data");
             let line = json!({
