@@ -3,7 +3,7 @@
 //! `cargo run --release -p barycenter-bench --bin evidence FOLDER OUTPUT [seeds] [word]`
 //!
 //! FOLDER holds `epoch-*.safetensors` (ResNet-20 on CIFAR-10), `validation`, `train` and `test`. OUTPUT is a JSON list of rows
-//! {method, settings, seed, select_loss, test_loss, test_accuracy, seconds, test_difference_from_uniform}; rows that are there
+//! `{method, settings, seed, select_loss, test_loss, test_accuracy, seconds, test_difference_from_uniform}`; rows that are there
 //! are kept, so that a run that was stopped goes on. `word` picks the settings whose names hold it.
 
 use std::{path::Path, sync::Arc};

@@ -7,7 +7,7 @@
 //! - `language`: a GPT-2 of two blocks on the bytes of the documents under ROOT, twelve checkpoints of one run at a constant rate.
 //! - `language, decayed`: the same run, the rate of its second half decaying to 0 in a line: one model, no averaging.
 //!
-//! OUTPUT is a JSON list of rows {task, method, settings, seed, select_loss, test_loss, test_accuracy, chosen}.
+//! OUTPUT is a JSON list of rows `{task, method, settings, seed, select_loss, test_loss, test_accuracy, chosen}`.
 
 use std::{path::Path, sync::Arc};
 

@@ -262,6 +262,8 @@ impl Slope {
 fn clip(gradient: &mut [f64], longest: f64) {
     let length = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
     if length > longest {
-        gradient.iter_mut().for_each(|g| *g *= longest / length);
+        for g in gradient {
+            *g *= longest / length;
+        }
     }
 }

@@ -55,7 +55,9 @@ pub fn ema(n: usize, decay: f64) -> Result<Vec<f64>> {
     }
     let mut weights = vec![1.0];
     for _ in 1..n {
-        weights.iter_mut().for_each(|weight| *weight *= decay);
+        for weight in &mut weights {
+            *weight *= decay;
+        }
         weights.push(1.0 - decay);
     }
     Ok(weights)
