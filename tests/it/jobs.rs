@@ -25,7 +25,7 @@ async fn a_submitted_job_is_queued_with_every_default_filled_in(pool: PgPool) {
     let estimate = job.estimate;
     // Four vectors of nine f32; two tensors of one tile each, three candidates.
     assert_eq!(estimate.vector_bytes, 4 * 9 * 4);
-    assert_eq!(estimate.projection_bytes, 2 * 3 * (128 + 4) + 2 * 3 * 8);
+    assert_eq!(estimate.projection_bytes, 2 * 3 * (128 + 4) + 2 * 3 * 16);
     assert!(estimate.total_bytes > estimate.vector_bytes + estimate.projection_bytes);
     assert_eq!(scene.job(&job).await.spec, job.spec);
 }
@@ -45,6 +45,18 @@ async fn training_data_is_fitted_on_beside_half_of_the_held_out_data(pool: PgPoo
     assert_eq!(twa.epochs, Some(1), "one pass makes many more than 200 steps");
     let lease = scene.claim().await;
     assert_eq!(lease.datasets.iter().map(|d| d.named.as_str()).collect::<Vec<_>>(), ["train", "validation"]);
+}
+
+#[sqlx::test]
+async fn a_tensor_that_is_copied_takes_no_room_in_the_projection(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let mut spec = scene.spec();
+    spec["tensors"] = json!([{"pattern": "*.bias", "policy": "copy"}]);
+    spec["output"] = json!({"dtype": "BF16", "shard_size_bytes": 1_000_000});
+    let job: Job = scene.app.post("/v1/jobs", spec).await.json(202);
+    assert_eq!(job.estimate.projection_bytes, 3 * (128 + 4) + 3 * 16, "one tensor of one tile is left");
+    assert_eq!(job.spec.output.dtype, Some(barycenter_api::FloatDtype::Bf16));
+    assert_eq!(scene.job(&job).await.spec, job.spec);
 }
 
 #[sqlx::test]
@@ -99,6 +111,11 @@ async fn every_field_at_fault_is_named(pool: PgPool) {
         ),
         ("/data", json!({"fit": "validation", "select_fraction": 0.95}), vec!["data.select_fraction"]),
         ("/data", json!({"fit": "validation", "augmentation": {"flip": true}}), vec!["data.augmentation"]),
+        ("/tensors", json!([{"pattern": "[", "policy": "copy"}]), vec!["tensors.0.pattern"]),
+        ("/tensors", json!([{"pattern": "9.*", "policy": "copy"}]), vec!["tensors"]),
+        ("/tensors", json!([{"pattern": "*.bias", "policy": "reject"}]), vec!["tensors"]),
+        ("/tensors", json!([{"pattern": "*.bias", "policy": "recompute"}]), vec!["tensors"]),
+        ("/output", json!({"shard_size_bytes": 0}), vec!["output.shard_size_bytes"]),
         ("/batch_norm", json!({"dataset": "nothing"}), vec!["batch_norm.dataset"]),
         ("/batch_norm", json!({"augment": true, "batches": 0}), vec!["batch_norm.batches", "batch_norm.augment"]),
     ] {

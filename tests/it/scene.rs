@@ -172,6 +172,7 @@ fn report() -> Value {
             {"method": "twa", "select": evaluated, "select_difference_from_uniform": [-0.02, -0.01]},
         ],
         "fit": {"best_step": 2, "steps": 3, "as_fitted_select_loss": 0.51},
+        "geometry": {"gram": [[1.0, -1.0], [-1.0, 1.0]], "effective_rank": 1.0, "near_duplicates": []},
         "fit_samples": 8,
         "select_samples": 2,
         "select_overlaps_fit": false,

@@ -16,6 +16,9 @@ pub struct Report {
     /// What the fit came to; absent where the method needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<FitReport>,
+    /// How the candidates lie to each other; absent where the method needs no projection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub geometry: Option<Geometry>,
     /// Number of samples fitted on.
     pub fit_samples: u64,
     /// Number of samples selected on.
@@ -42,6 +45,28 @@ pub struct FitReport {
     /// Select loss of the fitted weights as they were fitted, on quantised directions; the row `twa` has that of the
     /// exact merge, so the difference is the cost of quantisation.
     pub as_fitted_select_loss: f64,
+}
+
+/// How the candidates lie to each other, from the projection: lengths are exact, angles as good as its bits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Geometry {
+    /// Inner products of the candidates' deviations from their mean over all averaged tensors, in the set's order.
+    pub gram: Vec<Vec<f64>>,
+    /// Directions that the deviations spread over, at most n − 1: the exponential of the entropy of the Gram matrix's eigenvalues.
+    pub effective_rank: f64,
+    /// Pairs closer than a tenth of the median distance of a pair, closest first.
+    pub near_duplicates: Vec<NearDuplicate>,
+}
+
+/// Two candidates that are all but one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NearDuplicate {
+    /// Checkpoint of the earlier one.
+    pub first: Uuid,
+    /// Checkpoint of the later one.
+    pub second: Uuid,
+    /// Euclidean distance between their averaged weights.
+    pub distance: f64,
 }
 
 /// A method's losses.

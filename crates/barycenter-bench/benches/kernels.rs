@@ -65,7 +65,7 @@ fn files(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("files");
     group.throughput(Throughput::Bytes((4 * N * COLUMNS) as u64));
     group.bench_function("merge", |b| {
-        b.iter(|| merge(&candidates, &uniform(N), &policies, std::io::sink(), &mut |_, _| Ok(())).unwrap());
+        b.iter(|| merge(&candidates, &uniform(N), &policies, None, std::io::sink(), &mut |_, _| Ok(())).unwrap());
     });
     group.bench_function("check for NaN", |b| b.iter(|| check_finite(&candidates, &names).unwrap()));
 }

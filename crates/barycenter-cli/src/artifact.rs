@@ -2,27 +2,35 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use barycenter_api::{Artifact, client::Client};
+use barycenter_core::{checkpoint::CheckpointFile, merge::Policy};
 use clap::Subcommand;
 use uuid::Uuid;
 
 use crate::{
+    average::Average,
     exit::{Outcome, usage},
     output::{self, Output},
     progress::Bar,
+    size::size,
 };
 
 /// Commands on artifacts.
 #[derive(Debug, Subcommand)]
 pub enum ArtifactCommand {
     /// Download an averaged model and verify its digest; an interrupted download is continued.
+    ///
+    /// Where the job's spec or --shard-size says so, the model is written as a folder of files with their index.
     Pull {
         /// Id of a job or of an artifact.
         id: Uuid,
-        /// The file to write.
-        #[arg(long, value_name = "FILE")]
+        /// The file, or the folder, to write.
+        #[arg(long, value_name = "PATH")]
         out: PathBuf,
+        /// Most bytes of tensors in a file (2GB, 500MB, 64MiB).
+        #[arg(long, value_parser = size, value_name = "SIZE", conflicts_with = "force")]
+        shard_size: Option<u64>,
         /// Replace the file where there is one.
         #[arg(long)]
         force: bool,
@@ -36,14 +44,23 @@ pub enum ArtifactCommand {
 
 pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> anyhow::Result<Outcome> {
     match command {
-        ArtifactCommand::Pull { id, out, force } => {
+        ArtifactCommand::Pull { id, out, shard_size, force } => {
             refuse_existing(&out, force)?;
             let artifact = find(client, id).await?;
+            let spec = client.find_job(artifact.job_id, None).await?.spec;
+            let shard_size = shard_size.or(spec.output.shard_size_bytes.filter(|_| !force));
+            // What is downloaded on the way to a folder lies beside it, so that an interrupted download can be continued.
+            let file = if shard_size.is_some() { whole(&out) } else { out.clone() };
+            refuse_existing(&file, force)?;
             let label = out.file_name().unwrap_or_default().to_string_lossy();
             let bar = Bar::of_bytes(artifact.size_bytes, &label, output.quiet());
-            let downloaded = client.download_artifact(&artifact, &out, &bar.counter()).await;
+            let downloaded = client.download_artifact(&artifact, &file, &bar.counter()).await;
             bar.finish();
             downloaded?;
+            if let Some(size) = shard_size {
+                let quiet = output.quiet();
+                tokio::task::spawn_blocking(move || cut(&file, &out, size, quiet)).await??;
+            }
             output.show(&artifact)?;
         }
         ArtifactCommand::Manifest { id } => {
@@ -52,6 +69,25 @@ pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> 
         }
     }
     Ok(Outcome::Success)
+}
+
+/// The whole file beside a folder of shards.
+fn whole(folder: &Path) -> PathBuf {
+    let mut name = folder.file_name().unwrap_or_default().to_owned();
+    name.push(".safetensors");
+    folder.with_file_name(name)
+}
+
+/// Cuts a file into a folder of shards and removes it.
+fn cut(file: &Path, folder: &Path, shard_size: u64, quiet: bool) -> anyhow::Result<()> {
+    let candidates = [CheckpointFile::open(file)?];
+    let names = candidates[0].layout().tensors.iter().map(|tensor| (tensor.name.clone(), Policy::Copy));
+    let policies = names.collect();
+    let bar = Bar::of_units(candidates[0].layout().tensors.len() as u64, "cutting", quiet);
+    let copy = Average { candidates: &candidates, weights: &[1.0], policies: &policies, dtype: None, bar: &bar };
+    copy.write_folder(folder, Some(shard_size), None, quiet)?;
+    bar.finish();
+    std::fs::remove_file(file).with_context(|| file.display().to_string())
 }
 
 /// The artifact of this id, else that of the job of this id.

@@ -197,6 +197,9 @@ fn show(output: &Output, job: &Job) -> anyhow::Result<()> {
         let (columns, rows) = tables::report(job, report);
         output.table(&columns, rows)?;
         output::write(&report.verdict)?;
+        if let Some(geometry) = &report.geometry {
+            output::write(&tables::geometry(geometry))?;
+        }
         output::write(&tables::phases(report))?;
     }
     Ok(())

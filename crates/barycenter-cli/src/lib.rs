@@ -15,8 +15,10 @@ mod progress;
 mod run;
 mod set;
 mod shown;
+mod size;
 mod spec;
 mod tables;
+mod tensor_rule;
 
 use std::process::ExitCode;
 

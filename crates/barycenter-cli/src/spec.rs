@@ -3,12 +3,12 @@
 use std::{io::Read, path::PathBuf};
 
 use anyhow::Context;
-use barycenter_api::JobSpec;
+use barycenter_api::{JobSpec, TensorRule};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::exit::usage;
+use crate::{exit::usage, size::size, tensor_rule::tensor_rule};
 
 /// What a job is asked to do.
 #[derive(Debug, Default, Args)]
@@ -93,6 +93,10 @@ pub struct SpecArguments {
     /// Batches that running statistics are recomputed over; all unless told.
     #[arg(long, value_name = "N")]
     batch_norm_batches: Option<u32>,
+    /// What becomes of the tensors whose names match a pattern: `classifier.*=copy`, or `average`, `recompute`, `reject`. The
+    /// first that matches counts.
+    #[arg(long = "tensor", value_parser = tensor_rule, value_name = "PATTERN=POLICY")]
+    tensors: Vec<TensorRule>,
     /// Which baselines stand beside the method.
     #[arg(long, value_enum)]
     baselines: Option<Baselines>,
@@ -102,6 +106,12 @@ pub struct SpecArguments {
     /// Which weights of a fit are written.
     #[arg(long, value_enum)]
     materialise: Option<Materialise>,
+    /// Element type of the averaged model's floating-point tensors, as F32 or BF16; that of the candidates unless told.
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<String>,
+    /// Most bytes of tensors in a file when the averaged model is pulled (2GB, 500MB, 64MiB).
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    shard_size: Option<u64>,
     /// Seed of split, shuffling and augmentation.
     #[arg(long)]
     seed: Option<u64>,
@@ -225,6 +235,9 @@ impl SpecArguments {
             ("baselines", json!(self.baselines.map(word))),
             ("guard", json!(self.guard.map(word))),
             ("materialise", json!(self.materialise.map(word))),
+            ("tensors", if self.tensors.is_empty() { Value::Null } else { json!(self.tensors) }),
+            ("output.dtype", json!(self.dtype.as_ref().map(|dtype| dtype.to_ascii_uppercase()))),
+            ("output.shard_size_bytes", json!(self.shard_size)),
             ("seed", json!(self.seed)),
         ];
         fields.into_iter().filter(|(_, value)| !value.is_null()).collect()

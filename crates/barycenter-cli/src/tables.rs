@@ -1,7 +1,8 @@
 //! What a job found, as tables: the report, the coefficients, the history.
 
 use barycenter_api::{
-    CoefficientTable, Evaluated, Evaluation, HistoryQuery, HistorySnapshot, Job, ObjectiveSpec, Report, client::Client,
+    CoefficientTable, Evaluated, Evaluation, Geometry, HistoryQuery, HistorySnapshot, Job, ObjectiveSpec, Report,
+    client::Client,
 };
 use uuid::Uuid;
 
@@ -31,6 +32,20 @@ pub fn report(job: &Job, report: &Report) -> (Vec<&'static str>, Vec<Vec<String>
     };
     let columns = [vec!["method"], columns, vec!["select loss - uniform (95 %)", "chosen"]].concat();
     (columns, report.evaluations.iter().map(row).collect())
+}
+
+/// `candidates: effective rank 9.3 of 15, 1 pair of near-duplicates`, with the closest pair.
+pub fn geometry(geometry: &Geometry) -> String {
+    let most = geometry.gram.len().saturating_sub(1);
+    let pairs = match geometry.near_duplicates.as_slice() {
+        [] => "no near-duplicates".to_owned(),
+        [pair] => format!("near-duplicates: {} and {}", pair.first, pair.second),
+        [pair, ..] => {
+            let count = geometry.near_duplicates.len();
+            format!("{count} pairs of near-duplicates, the closest {} and {}", pair.first, pair.second)
+        }
+    };
+    format!("candidates: effective rank {:.1} of {most}, {pairs}", geometry.effective_rank)
 }
 
 /// `time: fetch 0.4 s, projection 0.1 s, ...`

@@ -7,7 +7,7 @@ use barycenter_core::{
     Error, Result,
     average::{
         AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Materialise, Method,
-        Outcome, Part, Phase, Progress, Rule, Silent, Snapshot, Start, State, TwaOptions,
+        Outcome, Part, Phase, Progress, Rule, Silent, Snapshot, Start, State, TensorPolicy, TensorRule, TwaOptions,
     },
     blocks::Granularity,
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
@@ -104,6 +104,8 @@ fn with(method: Method) -> AverageOptions {
         baselines: Baselines::All,
         guard: true,
         materialise: Materialise::Exact,
+        tensors: Vec::new(),
+        dtype: None,
         seed: 5,
     }
 }
@@ -358,7 +360,7 @@ fn rules_report_their_own_weights_beside_the_baselines() {
 }
 
 #[test]
-fn uniform_alone_may_stand_beside_a_fit_but_not_beside_a_rule() {
+fn uniform_alone_may_stand_beside_a_method_that_is_no_baseline() {
     let candidates = noisy(&[0.05, 0.6, 0.3]);
     let names = |method| {
         let options = AverageOptions { baselines: Baselines::Uniform, ..with(method) };
@@ -366,6 +368,7 @@ fn uniform_alone_may_stand_beside_a_fit_but_not_beside_a_rule() {
         outcome.methods.iter().map(|m| m.method).collect::<Vec<_>>()
     };
     assert_eq!(names(Method::Twa(plain())), ["uniform", "twa"]);
+    assert_eq!(names(Method::Rule(Rule::LineSearch)), ["uniform", "line_search"]);
     assert_eq!(names(Method::Rule(Rule::Greedy)), ["last", "best_single", "uniform", "best_suffix", "greedy"]);
 }
 
@@ -391,6 +394,30 @@ fn a_fit_may_be_written_as_it_was_fitted() {
     };
     assert!(apart(32) < 1e-5, "{}", apart(32));
     assert!(apart(1) > 1e-2, "one bit moves the weights: {}", apart(1));
+}
+
+#[test]
+fn a_parameter_that_a_rule_copies_is_the_last_candidates_all_along() {
+    let (network, candidates) = (network(24), noisy(&[0.05, 1.0, 0.3]));
+    let names: Vec<_> = (0..3).map(|i| format!("candidate {i}")).collect();
+    let part = Part::all(Arc::new(dataset(200)));
+    let data = AverageData { fit: vec![part.clone()], select: part.clone(), test: None, batch_norm: part };
+    let tensors = vec![TensorRule::new("2.*", TensorPolicy::Copy).unwrap()];
+    let options = AverageOptions { tensors, guard: false, dtype: Some(Dtype::Bf16), ..options() };
+    let averaging = Averaging::new(network, &candidates, &names, data, options, &mut Silent).unwrap();
+    assert_eq!(averaging.blocks().names(), ["0.weight", "0.bias"]);
+    let copied: Vec<_> = averaging.not_averaged().into_iter().map(|t| (t.tensor, t.policy)).collect();
+    assert_eq!(copied, [("2.weight".to_owned(), "copy"), ("2.bias".to_owned(), "copy")]);
+    let projection = averaging.build_projection(&mut Silent).unwrap();
+    let outcome = averaging.run(projection.as_ref(), None, &mut Silent).unwrap();
+    assert_eq!(outcome.coefficients.len(), 3 * 2);
+    assert!(select_loss(&outcome, "twa") < select_loss(&outcome, "uniform"));
+    let mut bytes = Vec::new();
+    averaging.materialise(&outcome, &mut bytes, &mut Silent).unwrap();
+    let merged = CheckpointFile::from_bytes(bytes).unwrap();
+    let rounded = candidates[2].read_f32("2.weight").unwrap().into_iter().map(|w| half::bf16::from_f32(w).to_f32());
+    assert_eq!(merged.tensor("2.weight").unwrap().dtype, Dtype::Bf16);
+    assert_eq!(merged.read_f32("2.weight").unwrap(), rounded.collect::<Vec<_>>());
 }
 
 #[test]

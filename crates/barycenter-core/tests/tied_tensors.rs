@@ -59,6 +59,8 @@ fn averaging(candidates: &[CheckpointFile]) -> Result<Averaging<'_>> {
         baselines: Baselines::All,
         guard: false,
         materialise: Materialise::Exact,
+        tensors: Vec::new(),
+        dtype: None,
         seed: 0,
     };
     let names: Vec<_> = (0..candidates.len()).map(|i| format!("candidate {i}")).collect();
@@ -76,6 +78,7 @@ fn merged(candidates: &[CheckpointFile]) -> CheckpointFile {
         statistics: Statistics::default(),
         methods: Vec::new(),
         fit: None,
+        geometry: None,
     };
     let mut written = Vec::new();
     averaging.materialise(&outcome, &mut written, &mut Silent).unwrap();

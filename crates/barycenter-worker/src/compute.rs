@@ -72,7 +72,7 @@ pub(crate) fn run(
     let data = datasets.parts(lease)?;
     let (fit_samples, select_samples) = (data.fit_samples() as u64, data.select.indices.len() as u64);
     let mut reporter = Reporter(journal);
-    let options = convert::options(lease, data.fit[0].dataset.kind());
+    let options = convert::options(lease, data.fit[0].dataset.kind())?;
     let method = options.method.name();
     let averaging = Averaging::new(network, &candidates, &names, data, options, &mut reporter)?;
     journal.name_blocks(averaging.blocks().names());

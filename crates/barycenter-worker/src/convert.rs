@@ -2,10 +2,13 @@
 
 use barycenter_api as api;
 use barycenter_core::{
+    Result,
     average::{
-        AverageOptions, Baselines, BatchNormOptions, BatchNormPolicy, Materialise, Method, Rule, Start, TwaOptions,
+        AverageOptions, Baselines, BatchNormOptions, BatchNormPolicy, Materialise, Method, Rule, Start, TensorPolicy,
+        TensorRule, TwaOptions,
     },
     blocks::Granularity,
+    checkpoint::Dtype,
     data::{Augmentation, DatasetKind, Normalisation},
     fit::{Basis, Constraint, Form, Optimiser, Pooling, Schedule},
     merge::weights::Curve,
@@ -71,13 +74,15 @@ pub(crate) fn network(spec: &api::NetworkSpec) -> NetworkSpec {
 const BATCH_SIZE: usize = 128;
 
 /// The options of a lease, whose spec has every default filled in, and whose fit data is of this kind.
-pub(crate) fn options(lease: &api::Lease, kind: DatasetKind) -> AverageOptions {
+///
+/// Errors where a pattern of tensor names is none.
+pub(crate) fn options(lease: &api::Lease, kind: DatasetKind) -> Result<AverageOptions> {
     let spec = &lease.spec;
     let batch_size = match &spec.method {
         api::MethodSpec::Twa(twa) => twa.batch_size as usize,
         _ => BATCH_SIZE,
     };
-    AverageOptions {
+    Ok(AverageOptions {
         method: method(&spec.method, lease.start_coefficients.as_ref().map(|floats| floats.0.as_slice())),
         batch_size,
         augmentation: spec
@@ -87,6 +92,7 @@ pub(crate) fn options(lease: &api::Lease, kind: DatasetKind) -> AverageOptions {
             .unwrap_or_default(),
         loss: spec.objective.as_ref().map_or_else(|| Loss::of(kind), loss),
         batch_norm: batch_norm(&spec.batch_norm),
+        tensors: spec.tensors.iter().map(tensor_rule).collect::<Result<_>>()?,
         baselines: match spec.baselines {
             api::Baselines::All => Baselines::All,
             api::Baselines::Uniform => Baselines::Uniform,
@@ -96,7 +102,29 @@ pub(crate) fn options(lease: &api::Lease, kind: DatasetKind) -> AverageOptions {
             api::Materialise::Exact => Materialise::Exact,
             api::Materialise::AsFitted => Materialise::AsFitted,
         },
+        dtype: spec.output.dtype.map(dtype),
         seed: spec.seed,
+    })
+}
+
+fn tensor_rule(rule: &api::TensorRule) -> Result<TensorRule> {
+    let policy = match rule.policy {
+        api::TensorPolicy::Average => TensorPolicy::Average,
+        api::TensorPolicy::Copy => TensorPolicy::Copy,
+        api::TensorPolicy::Recompute => TensorPolicy::Recompute,
+        api::TensorPolicy::Reject => TensorPolicy::Reject,
+    };
+    TensorRule::new(&rule.pattern, policy)
+}
+
+fn dtype(dtype: api::FloatDtype) -> Dtype {
+    match dtype {
+        api::FloatDtype::F64 => Dtype::F64,
+        api::FloatDtype::F32 => Dtype::F32,
+        api::FloatDtype::F16 => Dtype::F16,
+        api::FloatDtype::Bf16 => Dtype::Bf16,
+        api::FloatDtype::F8E4m3 => Dtype::F8E4M3,
+        api::FloatDtype::F8E5m2 => Dtype::F8E5M2,
     }
 }
 

@@ -1,7 +1,10 @@
 //! What a job found, in the words of the API.
 
-use barycenter_api::{Evaluated, Evaluation, FitReport, Lease, PhaseTime, Report};
-use barycenter_core::average::{MethodScores, Scores};
+use barycenter_api::{Evaluated, Evaluation, FitReport, Geometry, Lease, NearDuplicate, PhaseTime, Report};
+use barycenter_core::{
+    average::{MethodScores, Scores},
+    projection,
+};
 use uuid::Uuid;
 
 use crate::compute::Product;
@@ -18,6 +21,7 @@ pub(crate) fn report(lease: &Lease, product: &Product, phases: Vec<PhaseTime>) -
             steps: fit.steps,
             as_fitted_select_loss: fit.as_fitted_select_loss,
         }),
+        geometry: outcome.geometry.as_ref().map(|found| geometry(lease, found)),
         fit_samples: product.fit_samples,
         select_samples: product.select_samples,
         select_overlaps_fit: product.select_overlaps_fit,
@@ -25,6 +29,18 @@ pub(crate) fn report(lease: &Lease, product: &Product, phases: Vec<PhaseTime>) -
         phases,
         projection_bytes: product.projection_bytes,
         projection_cached: product.projection_cached,
+    }
+}
+
+fn geometry(lease: &Lease, found: &projection::Geometry) -> Geometry {
+    let id = |candidate: usize| lease.candidates[candidate].checkpoint_id;
+    let pairs = found.near_duplicates.iter();
+    Geometry {
+        gram: found.gram.clone(),
+        effective_rank: found.effective_rank,
+        near_duplicates: pairs
+            .map(|pair| NearDuplicate { first: id(pair.first), second: id(pair.second), distance: pair.distance })
+            .collect(),
     }
 }
 

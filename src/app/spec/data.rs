@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use barycenter_api::{BatchNormPolicy, DataSpec, JobSpec};
+use barycenter_api::{DataSpec, JobSpec};
 use barycenter_core::{data, network::Network, objective::check_kind};
 use sqlx::PgConnection;
 
-use super::{Faults, objective};
+use super::{Faults, objective, tensors};
 use crate::{
     app::{AppResult, error::AppError},
     domain::{
@@ -177,11 +177,11 @@ fn check_augmentation(spec: &JobSpec, input_shape: &[u64], faults: &mut Faults) 
 /// Fills in what the running statistics are recomputed on, where the network has any.
 fn resolve_batch_norm(spec: &mut JobSpec, network: Option<&dyn Network>, faults: &mut Faults) {
     let augmented = spec.data.augmentation.is_some();
+    let recomputed = tensors::recompute(spec);
     let batch_norm = &mut spec.batch_norm;
     faults.check(batch_norm.batches != Some(0), "batch_norm.batches", || "must be at least 1".into());
     let wanted = batch_norm.augment == Some(true);
     faults.check(augmented || !wanted, "batch_norm.augment", || "needs `data.augmentation`".into());
-    let recomputed = batch_norm.policy == BatchNormPolicy::Recompute;
     if recomputed && network.is_some_and(Network::has_batch_norm) {
         batch_norm.dataset.get_or_insert_with(|| spec.data.train.clone().unwrap_or_else(|| spec.data.fit.clone()));
         batch_norm.augment.get_or_insert(augmented);

@@ -6,6 +6,7 @@ mod data;
 mod method;
 mod network;
 mod objective;
+mod tensors;
 
 use barycenter_api::{JobSpec, MemoryEstimate, MethodSpec, Start};
 use barycenter_core::average::Sizes;
@@ -62,13 +63,17 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
     objective::check(spec.objective.as_ref(), &mut faults);
     let candidates = find_candidates(conn, &spec, &mut faults).await?;
     method::resolve(&mut spec.method, candidates.as_ref().map(|candidates| candidates.members.len()), &mut faults);
-    let tensors = candidates.as_ref().map(|candidates| candidates.tensors.as_slice());
-    let network = network::check(&spec.network, tensors, &mut faults);
+    let held = candidates.as_ref().map(|candidates| candidates.tensors.as_slice());
+    let network = network::check(&spec.network, held, &mut faults);
+    let averaged = network.as_deref().and_then(|network| tensors::averaged(&spec, network, held, &mut faults));
+    let shard_size = spec.output.shard_size_bytes;
+    faults.check(shard_size != Some(0), "output.shard_size_bytes", || "must be at least 1".into());
     let data = data::resolve(conn, &mut spec, network.as_deref(), &mut faults).await?;
-    let (Some(candidates), Some(network), Some(data), true) = (candidates, network, data, faults.0.is_empty()) else {
+    let (Some(candidates), Some(network), Some(averaged), Some(data), true) =
+        (candidates, network, averaged, data, faults.0.is_empty())
+    else {
         return Err(faults.into_error());
     };
-    let averaged = network::averaged(network.as_ref());
     let tensors: Vec<usize> = averaged.iter().map(|(_, elements)| *elements).collect();
     let method = method::sizes(&mut spec.method, data.fit_samples);
     let blocks = network::block_names(&averaged, method.granularity);

@@ -113,11 +113,6 @@ fn to_core(spec: &NetworkSpec) -> network::NetworkSpec {
     }
 }
 
-/// The averaged tensors in order, with their numbers of elements.
-pub(super) fn averaged(network: &dyn Network) -> Vec<(String, usize)> {
-    network.parameters().into_iter().map(|spec| (spec.name.clone(), spec.len())).collect()
-}
-
 /// L.
 pub(super) fn block_names(averaged: &[(String, usize)], granularity: Granularity) -> Vec<String> {
     let granularity = match granularity {

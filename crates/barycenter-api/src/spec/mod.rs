@@ -2,6 +2,7 @@
 
 mod method;
 mod network;
+mod output;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,6 +13,7 @@ pub use self::{
         Basis, Constraint, Curve, Granularity, MethodSpec, OptimiserSpec, PoolingSpec, ScheduleSpec, Start, TwaSpec,
     },
     network::NetworkSpec,
+    output::{FloatDtype, OutputSpec, TensorPolicy, TensorRule},
 };
 
 /// An averaging job. The server fills in every default and returns the spec so completed.
@@ -34,6 +36,9 @@ pub struct JobSpec {
     /// Running statistics of the averaged model.
     #[serde(default)]
     pub batch_norm: BatchNormSpec,
+    /// What becomes of tensors that are not to go by their role in the network.
+    #[serde(default)]
+    pub tensors: Vec<TensorRule>,
     /// Which baselines stand beside the method.
     #[serde(default)]
     pub baselines: Baselines,
@@ -43,6 +48,9 @@ pub struct JobSpec {
     /// Which weights of a fit are written.
     #[serde(default)]
     pub materialise: Materialise,
+    /// How the averaged model is written.
+    #[serde(default)]
+    pub output: OutputSpec,
     /// Seed of the split, the shuffling and the augmentation.
     #[serde(default)]
     pub seed: u64,
@@ -197,6 +205,8 @@ mod tests {
             r#""objective":{"kind":"cross_entropy","smoothing":0.1}"#,
             r#""objective":{"kind":"squared_error","label_smoothing":0.1}"#,
             r#""batch_norm":{"polcy":"copy"}"#,
+            r#""tensors":[{"pattern":"fc.*","policy":"copy","dtype":"F32"}]"#,
+            r#""output":{"shards":2}"#,
         ] {
             let error = serde_json::from_str::<JobSpec>(&format!("{MINIMAL},{extra}}}")).unwrap_err();
             assert!(error.to_string().contains("unknown field"), "{extra}: {error}");

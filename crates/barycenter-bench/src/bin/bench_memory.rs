@@ -142,6 +142,8 @@ fn options(bits: u8, batch_size: usize, loss: Loss) -> AverageOptions {
         baselines: Baselines::All,
         guard: true,
         materialise: Materialise::Exact,
+        tensors: Vec::new(),
+        dtype: None,
         seed: 1,
     }
 }

@@ -86,7 +86,7 @@ fn merge_files(paths: &[std::path::PathBuf], out: &Path) -> u64 {
     let blocks = Blocks::new(&sizes, Granularity::Model);
     let policies = policies(&candidates[0], &names, &blocks).expect("tensors of the first file");
     let output = File::create(out).expect("a file in the folder");
-    let written = merge(&candidates, &uniform(candidates.len()), &policies, output, &mut |_, _| Ok(()));
+    let written = merge(&candidates, &uniform(candidates.len()), &policies, None, output, &mut |_, _| Ok(()));
     written.expect("candidates that fit").size_bytes
 }
 

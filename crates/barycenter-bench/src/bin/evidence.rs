@@ -114,6 +114,8 @@ impl Scene {
             baselines: if setting.with_baselines { Baselines::All } else { Baselines::Uniform },
             guard: setting.with_baselines,
             materialise: Materialise::Exact,
+            tensors: Vec::new(),
+            dtype: None,
             seed,
         };
         let method = options.method.clone();

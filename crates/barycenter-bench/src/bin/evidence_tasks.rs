@@ -121,6 +121,8 @@ fn average(
         baselines: Baselines::All,
         guard: true,
         materialise: Materialise::Exact,
+        tensors: Vec::new(),
+        dtype: None,
         seed,
     };
     let averaging = Averaging::new(Arc::clone(network), candidates, &names, data, options, &mut Silent)?;

@@ -119,6 +119,35 @@ fn weights_that_do_not_fit_are_wrong_usage() {
 }
 
 #[test]
+fn tensors_go_by_the_first_pattern_that_names_them() {
+    let files = Files::new(&[([1.0, 2.0, 3.0], 5), ([3.0, 2.0, -3.0], 9)]);
+    let averaged = files.average(&["0", "1"], &["--tensor", "bn.*=copy", "--tensor", "*=average"]);
+    assert!(averaged.is_ok_and(|averaged| averaged.copied_tensors == 2));
+    assert_eq!(files.result("weight"), [2.0, 2.0, 0.0]);
+    assert_eq!(files.result("bn.running_mean"), [3.0, 2.0, -3.0]);
+    fs::remove_file(files.path("out")).unwrap();
+    for (rule, told) in [
+        ("head.*=copy", "no tensor has such a name"),
+        ("bn.*=reject", "is rejected"),
+        ("bn.*=recompute", "cannot be recomputed"),
+        ("bn.num*=average", "is I64 and cannot be averaged"),
+    ] {
+        let error = files.average(&["0", "1"], &["--tensor", rule]).unwrap_err();
+        assert!(error.downcast_ref::<Usage>().is_some() && error.to_string().contains(told), "{error}");
+    }
+}
+
+#[test]
+fn the_result_has_another_element_type_when_asked() {
+    let files = Files::new(&[([1.0, 2.0, 3.0], 5), ([3.0, 2.5, -3.0], 9)]);
+    files.average(&["0", "1"], &["--dtype", "bf16"]).unwrap();
+    assert_eq!(files.result("weight"), [2.0, 2.25, 0.0]);
+    let out = CheckpointFile::open(files.path("out")).unwrap();
+    assert_eq!(out.tensor("weight").unwrap().dtype, Dtype::Bf16);
+    assert_eq!(out.tensor("bn.num_batches_tracked").unwrap().dtype, Dtype::I64);
+}
+
+#[test]
 fn a_file_that_is_there_is_never_replaced() {
     let files = Files::new(&[([1.0; 3], 0), ([2.0; 3], 0)]);
     fs::write(files.path("out"), "precious").unwrap();
@@ -226,13 +255,70 @@ fn pytorch_files_are_averaged_into_safetensors() {
     assert_eq!(out.layout().metadata["format"], "pt");
 }
 
-#[test]
-fn a_size_is_a_number_with_a_unit() {
-    let cases = [("2GB", 2_000_000_000), ("500 MB", 500_000_000), ("64MiB", 64 << 20), ("7", 7), ("1kb", 1000)];
-    for (text, bytes) in cases {
-        assert_eq!(size(text), Ok(bytes));
+/// A PEFT folder with one module of this rank, factors filled with one number each.
+fn peft(folder: &Path, rank: usize, [a, b]: [f32; 2], config: &str) -> PathBuf {
+    let path = folder.join(format!("rank{rank}-{a}-{b}"));
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("adapter_config.json"), config).unwrap();
+    let spec = |name: &str, shape: [usize; 2]| TensorSpec {
+        name: format!("base_model.model.q.{name}.weight"),
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+    };
+    let specs = vec![spec("lora_A", [rank, 3]), spec("lora_B", [2, rank])];
+    let file = fs::File::create(path.join("adapter_model.safetensors")).unwrap();
+    let mut writer = Writer::new(file, specs.clone(), &BTreeMap::new()).unwrap();
+    for (spec, value) in specs.iter().zip([a, b]) {
+        writer.write(&spec.name, &value.to_le_bytes().repeat(spec.shape.iter().product())).unwrap();
     }
-    for wrong in ["", "GB", "-1GB", "1.5GB", "0MB", "2TB", "99999999999999999999", "99999999999GB"] {
-        size(wrong).unwrap_err();
+    writer.finish().unwrap();
+    path
+}
+
+fn average_adapters_in(folder: &Path, files: &[&Path], options: &[&str]) -> anyhow::Result<(PathBuf, Summary)> {
+    let out = folder.join("out");
+    let files = files.iter().map(|file| file.to_str().unwrap());
+    let words = ["average"].into_iter().chain(files).chain(["--out", out.to_str().unwrap()]);
+    let line = Line::try_parse_from(words.chain(options.iter().copied()))?;
+    let goal = line.arguments.lora.unwrap();
+    average_adapters(&line.arguments, goal).map(|summary| (out, summary))
+}
+
+#[test]
+fn adapters_are_averaged_by_their_products_and_their_scales() {
+    let folder = tempfile::tempdir().unwrap();
+    // 8/2 · (1·2·2) = 16 and 4/√4 · (4·1·3) = 24 in every entry.
+    let first = peft(folder.path(), 2, [1.0, 2.0], r#"{"r": 2, "lora_alpha": 8, "target_modules": ["q"]}"#);
+    let second = peft(folder.path(), 4, [1.0, 3.0], r#"{"r": 4, "lora_alpha": 4, "use_rslora": true}"#);
+    let files = [first.as_path(), second.as_path()];
+    let (out, summary) = average_adapters_in(folder.path(), &files, &["--lora", "delta"]).unwrap();
+    let delta = CheckpointFile::open(&out).unwrap().read_f32("q.weight").unwrap();
+    assert_eq!(delta, [20.0; 6]);
+    assert_eq!(summary.lora.unwrap().modules, 1);
+    fs::remove_file(&out).unwrap();
+
+    let (out, summary) = average_adapters_in(folder.path(), &files, &["--lora", "adapter", "--rank", "1"]).unwrap();
+    assert!(summary.lora.unwrap().relative_error < 1e-6, "every entry alike is rank one");
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["r"], &config["lora_alpha"]), (&1.into(), &1.into()));
+    let file = CheckpointFile::open(out.join("adapter_model.safetensors")).unwrap();
+    let product = |row: usize, column: usize| {
+        let (a, b) = ("base_model.model.q.lora_A.weight", "base_model.model.q.lora_B.weight");
+        file.read_f32(b).unwrap()[row] * file.read_f32(a).unwrap()[column]
+    };
+    assert!((0..6).all(|e| (product(e / 3, e % 3) - 20.0).abs() < 1e-4));
+}
+
+#[test]
+fn adapters_that_are_no_products_are_wrong_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = peft(folder.path(), 2, [1.0, 2.0], r#"{"r": 2, "lora_alpha": 8}"#);
+    let dora = peft(folder.path(), 2, [1.0, 3.0], r#"{"r": 2, "lora_alpha": 8, "use_dora": true}"#);
+    let mixed = peft(folder.path(), 2, [1.0, 4.0], r#"{"r": 2, "lora_alpha": 8, "rank_pattern": {"q": 4}}"#);
+    let turned = peft(folder.path(), 2, [1.0, 5.0], r#"{"r": 2, "lora_alpha": 8, "fan_in_fan_out": true}"#);
+    for (other, told) in [(&dora, "use_dora"), (&mixed, "rank_pattern"), (&turned, "fan_in_fan_out")] {
+        let error = average_adapters_in(folder.path(), &[&good, other], &["--lora", "adapter"]).unwrap_err();
+        assert!(error.downcast_ref::<Usage>().is_some() && error.to_string().contains(told), "{error}");
     }
 }

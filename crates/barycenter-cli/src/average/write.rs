@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::Context;
 use barycenter_core::{
-    checkpoint::{CheckpointFile, Shards, TensorSpec, Written, carried},
-    merge::{self, Policy},
+    checkpoint::{CheckpointFile, Dtype, Shards, Written, carried},
+    merge::{self, Policy, output_tensors},
 };
 use serde::Serialize;
 
@@ -32,17 +32,15 @@ pub struct Average<'a> {
     pub candidates: &'a [CheckpointFile],
     pub weights: &'a [f64],
     pub policies: &'a BTreeMap<String, Policy>,
+    /// Element type of floating-point tensors; their own where absent.
+    pub dtype: Option<Dtype>,
     pub bar: &'a Bar,
 }
 
 impl Average<'_> {
     /// Writes one file.
     pub fn write_file(&self, out: &Path) -> anyhow::Result<WrittenFile> {
-        let folder = parent(out);
-        let beside = tempfile::Builder::new().prefix(".barycenter-").permissions(rights(0o666)).tempfile_in(folder);
-        let beside = beside.with_context(|| format!("cannot write in {}", folder.display()))?;
-        let written = self.merge(self.candidates, beside.as_file(), 0).with_context(|| out.display().to_string())?;
-        beside.persist_noclobber(out).map_err(|e| e.error).with_context(|| out.display().to_string())?;
+        let written = whole_file(out, |file| self.merge(self.candidates, file, 0))?;
         Ok(named(out.display().to_string(), written))
     }
 
@@ -55,20 +53,15 @@ impl Average<'_> {
         beside: Option<&Path>,
         quiet: bool,
     ) -> anyhow::Result<(Vec<WrittenFile>, Vec<String>)> {
-        let around = parent(out);
-        let folder = tempfile::Builder::new().prefix(".barycenter-").permissions(rights(0o777)).tempdir_in(around);
-        let folder = folder.with_context(|| format!("cannot write in {}", around.display()))?;
-        let carried = beside.map(|from| carry(from, folder.path(), quiet)).transpose()?.unwrap_or_default();
-        let files = self.write_shards(folder.path(), shard_size.unwrap_or(u64::MAX))?;
-        fs::rename(folder.path(), out).with_context(|| out.display().to_string())?;
-        // The folder has its name now; there is nothing left to remove.
-        let _ = folder.keep();
-        Ok((files, carried))
+        whole_folder(out, |folder| {
+            let carried = beside.map(|from| carry(from, folder, quiet)).transpose()?.unwrap_or_default();
+            Ok((self.write_shards(folder, shard_size.unwrap_or(u64::MAX))?, carried))
+        })
     }
 
     fn write_shards(&self, folder: &Path, shard_size: u64) -> anyhow::Result<Vec<WrittenFile>> {
-        let tensors = self.candidates.last().map(|last| last.layout().tensors.as_slice()).unwrap_or_default();
-        let shards = Shards::plan(tensors.iter().map(TensorSpec::from).collect(), shard_size)?;
+        let tensors = self.candidates.last().map(|last| output_tensors(last, self.dtype)).unwrap_or_default();
+        let shards = Shards::plan(tensors, shard_size)?;
         let mut files = Vec::new();
         let mut done = 0;
         for (name, group) in &shards.files {
@@ -88,15 +81,38 @@ impl Average<'_> {
 
     fn merge(&self, candidates: &[CheckpointFile], file: &File, before: usize) -> anyhow::Result<Written> {
         let mut buffer = BufWriter::new(file);
-        let written = merge::merge(candidates, self.weights, self.policies, &mut buffer, &mut |done, _| {
-            self.bar.set((before + done) as u64);
-            Ok(())
-        })?;
+        let written =
+            merge::merge(candidates, self.weights, self.policies, self.dtype, &mut buffer, &mut |done, _| {
+                self.bar.set((before + done) as u64);
+                Ok(())
+            })?;
         buffer.flush()?;
         drop(buffer);
         file.sync_all()?;
         Ok(written)
     }
+}
+
+/// Has a file made beside its goal and gives it its name once it is whole.
+pub fn whole_file<T>(out: &Path, make: impl FnOnce(&File) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let around = parent(out);
+    let beside = tempfile::Builder::new().prefix(".barycenter-").permissions(rights(0o666)).tempfile_in(around);
+    let beside = beside.with_context(|| format!("cannot write in {}", around.display()))?;
+    let made = make(beside.as_file()).with_context(|| out.display().to_string())?;
+    beside.persist_noclobber(out).map_err(|e| e.error).with_context(|| out.display().to_string())?;
+    Ok(made)
+}
+
+/// Has a folder filled beside its goal and gives it its name once it is whole.
+pub fn whole_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let around = parent(out);
+    let folder = tempfile::Builder::new().prefix(".barycenter-").permissions(rights(0o777)).tempdir_in(around);
+    let folder = folder.with_context(|| format!("cannot write in {}", around.display()))?;
+    let made = fill(folder.path())?;
+    fs::rename(folder.path(), out).with_context(|| out.display().to_string())?;
+    // The folder has its name now; there is nothing left to remove.
+    let _ = folder.keep();
+    Ok(made)
 }
 
 /// Copies what goes with a checkpoint; says what does not.
@@ -112,7 +128,7 @@ fn carry(from: &Path, to: &Path, quiet: bool) -> anyhow::Result<Vec<String>> {
     Ok(found.names)
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create_new(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -123,7 +139,7 @@ pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn named(name: String, written: Written) -> WrittenFile {
+pub fn named(name: String, written: Written) -> WrittenFile {
     WrittenFile { name, size_bytes: written.size_bytes, digest_blake3: written.digest_blake3 }
 }
 

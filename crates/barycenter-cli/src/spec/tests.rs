@@ -1,6 +1,6 @@
 use std::io::Write;
 
-use barycenter_api::{MethodSpec, NetworkSpec, ObjectiveSpec, OptimiserSpec};
+use barycenter_api::{FloatDtype, MethodSpec, NetworkSpec, ObjectiveSpec, OptimiserSpec, OutputSpec, TensorPolicy};
 use clap::Parser;
 
 use super::*;
@@ -31,6 +31,18 @@ fn options_alone_make_a_spec() {
     let spec = parse(&[&words[..], &more[..]].concat()).unwrap();
     assert_eq!(spec.network, NetworkSpec::ResnetCifar { depth: 20, classes: 10 });
     insta::assert_snapshot!(serde_json::to_string_pretty(&spec).unwrap());
+}
+
+#[test]
+fn tensors_and_output_are_options_too() {
+    let words = ["--set-id", SET, "--network", "mlp:features=2x2", "--fit", "v", "--tensor", "2.*=copy"];
+    let more = ["--tensor", "*.bias=average", "--dtype", "bf16", "--shard-size", "2GB"];
+    let spec = parse(&[&words[..], &more[..]].concat()).unwrap();
+    let rules: Vec<_> = spec.tensors.iter().map(|rule| (rule.pattern.as_str(), rule.policy)).collect();
+    assert_eq!(rules, [("2.*", TensorPolicy::Copy), ("*.bias", TensorPolicy::Average)]);
+    let output = OutputSpec { dtype: Some(FloatDtype::Bf16), shard_size_bytes: Some(2_000_000_000) };
+    assert_eq!(spec.output, output);
+    assert!(parse(&[&words[..], &["--tensor", "bias=drop"]].concat()).is_err());
 }
 
 #[test]

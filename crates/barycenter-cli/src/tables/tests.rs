@@ -46,6 +46,20 @@ fn a_report_is_a_line_for_each_method() {
 }
 
 #[test]
+fn the_candidates_geometry_is_a_line() {
+    let geometry = |pairs: serde_json::Value| -> Geometry {
+        serde_json::from_value(
+            json!({"gram": [[1.0, 0.0], [0.0, 1.0]], "effective_rank": 0.98, "near_duplicates": pairs}),
+        )
+        .unwrap()
+    };
+    let pair = json!({"first": ID, "second": ID, "distance": 0.1});
+    assert_eq!(super::geometry(&geometry(json!([]))), "candidates: effective rank 1.0 of 1, no near-duplicates");
+    assert!(super::geometry(&geometry(json!([pair]))).ends_with(&format!("near-duplicates: {ID} and {ID}")));
+    assert!(super::geometry(&geometry(json!([pair, pair]))).contains("2 pairs of near-duplicates, the closest"));
+}
+
+#[test]
 fn a_report_of_a_regression_has_a_dash_for_each_accuracy() {
     insta::assert_snapshot!(table(&json!({"kind": "squared_error"}), None));
 }

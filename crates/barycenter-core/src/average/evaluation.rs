@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-use super::{AverageOptions, Averaging, BatchNormPolicy, Part, Progress};
+use super::{AverageOptions, Averaging, Part, Progress, TensorPolicy};
 use crate::{
     Error, Result,
     checkpoint::CheckpointFile,
     data::Augmentation,
     memory::zeros,
-    network::{Role, Statistics},
+    network::{Statistics, TensorSpec},
     objective::{Recomputation, SampleResults, evaluate, recompute_statistics},
 };
 
@@ -35,18 +35,31 @@ pub(super) struct Model {
 }
 
 impl Averaging<'_> {
-    /// `Σ_i a[i,l] w_i[l]`, summed in f64: one flat vector a parameter, in the network's order.
+    /// `Σ_i a[i,l] w_i[l]`, summed in f64: one flat vector a parameter, in the network's order. Those that are not averaged are
+    /// the reference's.
     pub(super) fn parameters(&self, coefficients: &[f64]) -> Result<Vec<Vec<f32>>> {
         let (n, blocks) = (self.candidates.len(), self.blocks.len());
-        self.averaged
-            .par_iter()
-            .enumerate()
-            .map(|(tensor, name)| {
-                let block = self.blocks.block_of(tensor);
-                let weights = (0..n).map(|i| coefficients[i * blocks + block]);
-                weighted_sum(self.candidates, name, weights)
-            })
-            .collect()
+        let sum = |(tensor, name): (usize, &String)| {
+            let block = self.blocks.block_of(tensor);
+            let weights = (0..n).map(|i| coefficients[i * blocks + block]);
+            weighted_sum(self.candidates, name, weights)
+        };
+        self.with_copied(self.averaged.par_iter().enumerate().map(sum).collect::<Result<_>>()?)
+    }
+
+    /// All parameters, from those that are averaged.
+    pub(super) fn with_copied(&self, averaged: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>> {
+        let parameters = self.network.parameters();
+        if averaged.len() == parameters.len() {
+            return Ok(averaged);
+        }
+        let mut averaged = self.plan.averaged().iter().zip(averaged).peekable();
+        let reference = &self.candidates[self.candidates.len() - 1];
+        let parameter = |(position, spec): (usize, &&TensorSpec)| match averaged.next_if(|(p, _)| **p == position) {
+            Some((_, values)) => Ok(values),
+            None => reference.read_f32(&spec.name),
+        };
+        parameters.iter().enumerate().map(parameter).collect()
     }
 
     /// The model of these coefficients, with statistics by the job's policy.
@@ -58,36 +71,30 @@ impl Averaging<'_> {
 
     /// Statistics for averaged weights, by the job's policy.
     pub(super) fn averaged_statistics(&self, parameters: &[Vec<f32>], progress: &dyn Progress) -> Result<Statistics> {
-        match self.options.batch_norm.policy {
-            BatchNormPolicy::Recompute if self.network.has_batch_norm() => {
-                let Part { dataset, indices } = &self.data.batch_norm;
-                let AverageOptions { augmentation, batch_size, batch_norm, seed, .. } = self.options;
-                let recomputation = Recomputation {
-                    batch_size,
-                    augmentation: if batch_norm.augment { augmentation } else { Augmentation::default() },
-                    batches: batch_norm.batches,
-                    seed,
-                };
-                let stop = || progress.is_stopping();
-                recompute_statistics(&*self.network, parameters, dataset, indices, &recomputation, &stop)
-            }
-            BatchNormPolicy::Average => {
-                let share = 1.0 / self.candidates.len() as f64;
-                self.statistics_by(|name| weighted_sum(self.candidates, name, self.candidates.iter().map(|_| share)))
-            }
-            BatchNormPolicy::Recompute | BatchNormPolicy::Copy => self.candidate_statistics(self.candidates.len() - 1),
-        }
+        let policies = self.plan.of_statistics(self.network.as_ref());
+        let is_recomputed = policies.iter().any(|(_, policy)| *policy == TensorPolicy::Recompute);
+        let recomputed = is_recomputed.then(|| self.recomputed(parameters, progress)).transpose()?;
+        let n = self.candidates.len();
+        let statistic = |(k, (name, policy)): (usize, &(String, TensorPolicy))| match (policy, &recomputed) {
+            (TensorPolicy::Recompute, Some(recomputed)) => Ok(recomputed.running()[k].clone()),
+            (TensorPolicy::Average, _) => weighted_sum(self.candidates, name, std::iter::repeat_n(1.0 / n as f64, n)),
+            _ => self.candidates[n - 1].read_f32(name),
+        };
+        let running = policies.iter().enumerate().map(statistic).collect::<Result<_>>()?;
+        Statistics::new(&*self.network, running, recomputed.map_or(0, |recomputed| recomputed.batches))
     }
 
-    fn candidate_statistics(&self, candidate: usize) -> Result<Statistics> {
-        self.statistics_by(|name| self.candidates[candidate].read_f32(name))
-    }
-
-    fn statistics_by(&self, read: impl Fn(&str) -> Result<Vec<f32>>) -> Result<Statistics> {
-        let is_statistic = |role| matches!(role, Role::RunningMean | Role::RunningVar);
-        let names = self.network.tensors().iter().filter(|tensor| is_statistic(tensor.role));
-        let vectors = names.map(|tensor| read(&tensor.name)).collect::<Result<_>>()?;
-        Statistics::new(&*self.network, vectors, 0)
+    fn recomputed(&self, parameters: &[Vec<f32>], progress: &dyn Progress) -> Result<Statistics> {
+        let Part { dataset, indices } = &self.data.batch_norm;
+        let AverageOptions { augmentation, batch_size, batch_norm, seed, .. } = self.options;
+        let recomputation = Recomputation {
+            batch_size,
+            augmentation: if batch_norm.augment { augmentation } else { Augmentation::default() },
+            batches: batch_norm.batches,
+            seed,
+        };
+        let stop = || progress.is_stopping();
+        recompute_statistics(&*self.network, parameters, dataset, indices, &recomputation, &stop)
     }
 
     /// Losses of a model on one part of the data.

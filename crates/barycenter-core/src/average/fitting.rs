@@ -7,7 +7,7 @@ use crate::{
     Result,
     fit::{Fit, Point, StepReport},
     merge::weights::in_every_block,
-    objective::{DatasetLoss, DatasetLossOptions, Objective as _},
+    objective::{DatasetLoss, DatasetLossOptions, Objective},
     projection::Projection,
 };
 
@@ -16,6 +16,32 @@ pub(super) struct Fitted {
     pub best: BestSnapshot,
     /// Steps that were made.
     pub steps: u64,
+}
+
+/// The loss as a function of the averaged parameters alone.
+struct AveragedLoss {
+    whole: DatasetLoss,
+    /// Positions of the averaged parameters among all.
+    places: Vec<usize>,
+    /// All parameters, where not all are averaged: the others keep their values.
+    parameters: Option<Vec<Vec<f32>>>,
+}
+
+impl Objective for AveragedLoss {
+    fn steps_per_epoch(&self) -> u64 {
+        self.whole.steps_per_epoch()
+    }
+
+    fn loss_and_gradient(&mut self, weights: &[Vec<f32>], step: u64) -> Result<(f64, Vec<Vec<f32>>)> {
+        let Some(parameters) = &mut self.parameters else {
+            return self.whole.loss_and_gradient(weights, step);
+        };
+        for (place, weights) in self.places.iter().zip(weights) {
+            parameters[*place].copy_from_slice(weights);
+        }
+        let (loss, mut gradient) = self.whole.loss_and_gradient(parameters, step)?;
+        Ok((loss, self.places.iter().map(|place| std::mem::take(&mut gradient[*place])).collect()))
+    }
 }
 
 impl Averaging<'_> {
@@ -52,14 +78,17 @@ impl Averaging<'_> {
         Ok(Fitted { best, steps: fit.state().step })
     }
 
-    fn objective(&self) -> Result<DatasetLoss> {
+    fn objective(&self) -> Result<AveragedLoss> {
         let options = DatasetLossOptions {
             batch_size: self.options.batch_size,
             augmentation: self.options.augmentation,
             loss: self.options.loss,
             seed: self.options.seed,
         };
-        DatasetLoss::new(Arc::clone(&self.network), self.data.fit.clone(), options)
+        let whole = DatasetLoss::new(Arc::clone(&self.network), self.data.fit.clone(), options)?;
+        let copied = self.averaged.len() < self.network.parameters().len();
+        let parameters = copied.then(|| self.parameters(&self.equal_coefficients(&[0]))).transpose()?;
+        Ok(AveragedLoss { whole, places: self.plan.averaged().to_vec(), parameters })
     }
 
     fn start<'p>(
@@ -97,8 +126,9 @@ impl Averaging<'_> {
 
     /// The weights that were fitted, on quantised directions, with their statistics.
     pub(super) fn as_fitted(&self, projection: &Projection, point: &Point, progress: &dyn Progress) -> Result<Model> {
-        let mut parameters = projection.centre();
-        projection.weights(point, &mut parameters);
+        let mut averaged = projection.centre();
+        projection.weights(point, &mut averaged);
+        let parameters = self.with_copied(averaged)?;
         let statistics = self.averaged_statistics(&parameters, progress)?;
         Ok(Model { parameters, statistics })
     }

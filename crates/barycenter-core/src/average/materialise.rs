@@ -23,15 +23,18 @@ impl Averaging<'_> {
         let reference = &self.candidates[self.candidates.len() - 1];
         let mut policies = policies(reference, &self.averaged, &self.blocks)?;
         let as_fitted = outcome.as_fitted();
-        for (name, values) in self.averaged.iter().zip(as_fitted.iter().flat_map(|model| &model.parameters)) {
-            policies.insert(name.clone(), provided(values));
+        if let Some(model) = as_fitted {
+            for (name, place) in self.averaged.iter().zip(self.plan.averaged()) {
+                policies.insert(name.clone(), provided(&model.parameters[*place]));
+            }
         }
+        let parameters = self.network.parameters();
         for tensor in self.network.tensors() {
             // A second copy of a parameter stays equal to it.
             if let Role::Tied(twin) = tensor.role
                 && policies.contains_key(&tensor.name)
             {
-                let policy = policies[&self.averaged[twin]].clone();
+                let policy = policies[&parameters[twin].name].clone();
                 policies.insert(tensor.name.clone(), policy);
             }
         }
@@ -42,7 +45,8 @@ impl Averaging<'_> {
             policies.insert(tensor.name.clone(), provided(values));
         }
         let mut on_tensor = |done: usize, total: usize| progress.report(Phase::Materialise, done as u64, total as u64);
-        merge(self.candidates, &outcome.coefficients, &policies, output, &mut on_tensor)
+        let dtype = self.options.dtype;
+        merge(self.candidates, &outcome.coefficients, &policies, dtype, output, &mut on_tensor)
     }
 }
 

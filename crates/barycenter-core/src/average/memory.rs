@@ -31,7 +31,7 @@ pub struct Sizes<'a> {
 /// Bytes by what holds them; candidates are mapped files, of which the system keeps what there is room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// Codes, scales and norms.
+    /// Codes, scales, norms and kept parts.
     pub projection_bytes: u64,
     /// Vectors of all averaged elements.
     pub vector_bytes: u64,
@@ -50,7 +50,7 @@ impl MemoryEstimate {
     pub fn new(sizes: &Sizes<'_>) -> Self {
         let Sizes { candidates, tensors, blocks, bits, activation_bytes, dataset_bytes } = *sizes;
         let vector = tensors.iter().map(|elements| *elements as u64).sum::<u64>() * BYTES_OF_F32;
-        let norm_bytes = (candidates * blocks) as u64 * 8;
+        let norm_bytes = (candidates * blocks) as u64 * 16;
         let projection_bytes = Projection::memory_bytes(candidates, tensors, bits) - vector + norm_bytes;
         let vector_bytes = VECTORS * vector;
         let process_bytes = PROCESS_BYTES;
@@ -73,8 +73,8 @@ mod tests {
             activation_bytes: 1000,
             dataset_bytes: 308_000,
         });
-        // 11 tiles of 256 elements: 128 bytes of codes and one f32 scale a candidate; one f64 norm a candidate.
-        assert_eq!(memory.projection_bytes, 11 * 10 * (128 + 4) + 10 * 8);
+        // 11 tiles of 256 elements: 128 bytes of codes and one f32 scale a candidate; two f64 numbers a candidate.
+        assert_eq!(memory.projection_bytes, 11 * 10 * (128 + 4) + 10 * 16);
         assert_eq!(memory.vector_bytes, 4 * 4 * 2660);
         assert_eq!(memory.dataset_bytes, 308_000);
         let parts = memory.projection_bytes + memory.vector_bytes + memory.activation_bytes + memory.dataset_bytes;

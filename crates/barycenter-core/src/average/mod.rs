@@ -16,6 +16,7 @@ mod progress;
 mod rules;
 mod run;
 mod state;
+mod tensors;
 
 pub use crate::data::Part;
 pub use bootstrap::paired_interval;
@@ -29,3 +30,4 @@ pub use options::{
 pub use progress::{Phase, Progress, Silent, Snapshot};
 pub use run::{Averaging, FitOutcome, NotAveraged, Outcome};
 pub use state::State;
+pub use tensors::{TensorPlan, TensorPolicy, TensorRule};

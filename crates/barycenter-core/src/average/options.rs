@@ -1,7 +1,9 @@
 //! What a job is asked to do, and the data it does it on.
 
+use super::TensorRule;
 use crate::{
     blocks::Granularity,
+    checkpoint::Dtype,
     data::{Augmentation, Part},
     fit::{FitOptions, Form, Optimiser, Schedule},
     merge::weights::Curve,
@@ -21,12 +23,16 @@ pub struct AverageOptions {
     pub loss: Loss,
     /// Running statistics of averaged weights.
     pub batch_norm: BatchNormOptions,
+    /// What becomes of tensors that are not to go by their role; the first rule that matches a name counts.
+    pub tensors: Vec<TensorRule>,
     /// Which baselines stand beside the method.
     pub baselines: Baselines,
     /// Whether a baseline that beats the method on the select part is returned in its place.
     pub guard: bool,
     /// Which weights of a fit are written.
     pub materialise: Materialise,
+    /// Element type of the result's floating-point tensors; that of the candidates where absent.
+    pub dtype: Option<Dtype>,
     /// Seed of shuffling and augmentation.
     pub seed: u64,
 }

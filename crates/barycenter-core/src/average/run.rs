@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    AverageData, AverageOptions, Baselines, BatchNormPolicy, Materialise, Method, MethodScores, Phase, Progress, State,
-    TwaOptions,
+    AverageData, AverageOptions, Baselines, Materialise, Method, MethodScores, Phase, Progress, Rule, State,
+    TensorPlan, TensorPolicy, TwaOptions,
     choice::{Choice, Contender},
     evaluation::Model,
 };
@@ -13,13 +13,14 @@ use crate::{
     blocks::Blocks,
     checkpoint::{CheckpointFile, check_candidates, check_finite},
     network::{Network, Role, Statistics, check_layout},
-    projection::{self, Projection},
+    projection::{self, Geometry, Projection},
 };
 
 /// A job whose inputs were checked.
 pub struct Averaging<'a> {
     pub(super) network: Arc<dyn Network>,
     pub(super) candidates: &'a [CheckpointFile],
+    pub(super) plan: TensorPlan,
     pub(super) averaged: Vec<String>,
     pub(super) blocks: Blocks,
     pub(super) data: AverageData,
@@ -39,6 +40,8 @@ pub struct Outcome {
     pub methods: Vec<MethodScores>,
     /// What a fit came to; absent where nothing was fitted.
     pub fit: Option<FitOutcome>,
+    /// How the candidates lie to each other; absent where the method needs no projection.
+    pub geometry: Option<Geometry>,
 }
 
 /// What a fit came to.
@@ -105,12 +108,15 @@ impl<'a> Averaging<'a> {
         if data.fit_samples() == 0 || data.select.indices.is_empty() {
             return Err(Error::input("the fit part and the select part need at least one sample each"));
         }
-        let parameters = network.tensors().iter().filter(|tensor| tensor.role == Role::Parameter);
-        let sizes: Vec<_> = parameters.map(|t| (t.name.clone(), t.shape.iter().product::<usize>())).collect();
+        let holds = |name: &str| candidates.iter().any(|candidate| candidate.tensor(name).is_ok());
+        let plan = TensorPlan::new(network.as_ref(), &options.tensors, options.batch_norm.policy, holds)?;
+        let parameters = network.parameters();
+        let sizes: Vec<_> =
+            plan.averaged().iter().map(|p| (parameters[*p].name.clone(), parameters[*p].len())).collect();
         let blocks = Blocks::new(&sizes, options.method.granularity());
         let averaged = sizes.into_iter().map(|(name, _)| name).collect();
         progress.report(Phase::Check, 1, 1)?;
-        Ok(Self { network, candidates, averaged, blocks, data, options })
+        Ok(Self { network, candidates, plan, averaged, blocks, data, options })
     }
 
     /// Names of the averaged tensors, in the network's order.
@@ -125,18 +131,14 @@ impl<'a> Averaging<'a> {
 
     /// The tensors that are not averaged, with what happens to each.
     pub fn not_averaged(&self) -> Vec<NotAveraged> {
-        let policy = |role| match (role, self.options.batch_norm.policy) {
-            (Role::RunningMean | Role::RunningVar, BatchNormPolicy::Recompute) => "recompute",
-            (Role::RunningMean | Role::RunningVar, BatchNormPolicy::Average) => "average",
-            _ => "copy",
-        };
         let held = |name: &str| self.candidates.iter().all(|candidate| candidate.tensor(name).is_ok());
-        let others = self.network.tensors().iter().filter(|tensor| match tensor.role {
-            Role::Parameter | Role::Tied(_) => false,
+        let others = self.plan.tensors(self.network.as_ref()).filter(|(tensor, policy)| match tensor.role {
+            Role::Parameter => *policy != TensorPolicy::Average,
+            Role::Tied(_) => *policy != TensorPolicy::Average && held(&tensor.name),
             Role::RunningMean | Role::RunningVar | Role::BatchCount => true,
             Role::Carried => held(&tensor.name),
         });
-        others.map(|t| NotAveraged { tensor: t.name.clone(), policy: policy(t.role) }).collect()
+        others.map(|(t, policy)| NotAveraged { tensor: t.name.clone(), policy: policy.name() }).collect()
     }
 
     /// Name of the projection in a cache, where the method needs one; `digests` are those of the candidates' files, in order.
@@ -181,7 +183,8 @@ impl<'a> Averaging<'a> {
             }
         };
         let Choice { winner: Contender { method, coefficients, statistics, .. }, methods } = choice;
-        Ok(Outcome { chosen: method, coefficients, statistics, methods, fit })
+        let geometry = projection.map(Projection::geometry);
+        Ok(Outcome { chosen: method, coefficients, statistics, methods, fit, geometry })
     }
 
     fn run_fit(
@@ -206,8 +209,9 @@ impl<'a> Averaging<'a> {
     }
 
     fn baseline_contenders(&self, progress: &mut dyn Progress) -> Result<Vec<Contender>> {
-        // A rule that is itself a baseline needs all of them.
-        let all = self.options.baselines == Baselines::All || self.twa().is_none();
+        // A rule that is itself a baseline stands beside all of them.
+        let is_baseline = matches!(self.options.method, Method::Rule(Rule::Uniform | Rule::BestSuffix | Rule::Greedy));
+        let all = self.options.baselines == Baselines::All || is_baseline;
         let baselines = if all {
             self.baselines(&self.data.select, progress)?
         } else {

@@ -32,7 +32,7 @@ pub(super) fn average(processor: Processor, dtype: Dtype, rows: &[&[u8]], weight
         Dtype::Bf16 => on_processor!(average_bf16),
         Dtype::F16 => on_processor!(average_f16),
         Dtype::F64 => on_processor!(average_f64),
-        other => average_other(other, rows, weights, output),
+        other => average_as(other, other, rows, weights, output),
     }
 }
 
@@ -137,9 +137,10 @@ fn strips<const N: usize>(
     encode(&sums[..rest.len()], rest);
 }
 
-/// Types without a kernel of their own, and the plain version that tests hold the others to.
-fn average_other(dtype: Dtype, rows: &[&[u8]], weights: &[f64], output: &mut [u8]) {
-    let elements = output.len() / dtype.size();
+/// Averages numbers of one type into those of another: types without a kernel of their own, and the plain version that tests
+/// hold the others to.
+pub(super) fn average_as(written: Dtype, dtype: Dtype, rows: &[&[u8]], weights: &[f64], output: &mut [u8]) {
+    let elements = output.len() / written.size();
     let (mut sums, mut values) = (vec![-0.0; elements], vec![0.0; elements]);
     for (row, weight) in rows.iter().zip(weights) {
         decode_f64(dtype, row, &mut values);
@@ -147,7 +148,7 @@ fn average_other(dtype: Dtype, rows: &[&[u8]], weights: &[f64], output: &mut [u8
             *sum += weight * value;
         }
     }
-    encode_f64(dtype, &sums, output);
+    encode_f64(written, &sums, output);
 }
 
 /// Rounds to odd: a following rounding to 16 bits is then the correct rounding of the f64 value, where rounding to the
@@ -197,7 +198,7 @@ mod tests {
                 let rows: Vec<&[u8]> = rows.iter().map(Vec::as_slice).collect();
                 for weights in [[0.25; 4], [0.7, -0.2, 1.3, -0.9], [1e3, 1e-3, 0.0, 1.0]] {
                     let mut plain = vec![0; rows[0].len()];
-                    average_other(dtype, &rows, &weights, &mut plain);
+                    average_as(dtype, dtype, &rows, &weights, &mut plain);
                     for processor in Processor::available() {
                         let mut found = vec![1; rows[0].len()];
                         average(processor, dtype, &rows, &weights, &mut found);

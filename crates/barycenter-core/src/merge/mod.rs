@@ -4,6 +4,7 @@
 //! whatever its type, as long as the coefficients sum to 1.
 
 mod kernels;
+pub mod lora;
 mod stream;
 pub mod weights;
 
@@ -13,7 +14,7 @@ use self::stream::{Piece, Source};
 use crate::{
     Error, Result,
     blocks::Blocks,
-    checkpoint::{CheckpointFile, TensorLayout, TensorSpec, Writer, Written, numbers::encode_f64},
+    checkpoint::{CheckpointFile, Dtype, TensorLayout, TensorSpec, Writer, Written, numbers::encode_f64},
 };
 
 /// What becomes of one tensor.
@@ -47,19 +48,22 @@ pub fn policies(reference: &CheckpointFile, averaged: &[String], blocks: &Blocks
     Ok(policies)
 }
 
-/// Merges checked candidates into one file with the layout, types and metadata of the last.
+/// Merges checked candidates into one file with the layout, types and metadata of the last; with `dtype` all its
+/// floating-point tensors get that type, each number rounded once.
 ///
 /// `coefficients` is candidate-major, (n, L): one weight a candidate where L is 1. `policies` says what becomes of each
 /// tensor. `on_tensor` is called with (tensors done, tensors in all) and may end the merge with an error. The output is
 /// made and written in pieces, one being written while all threads make the next; two pieces are held, 8 MB together.
 ///
 /// # Errors
-/// [`Error::Input`] where there is no candidate, the coefficients do not fit, a tensor has no policy or cannot be averaged;
+/// [`Error::Input`] where there is no candidate, the coefficients do not fit, `dtype` is no floating-point type, a tensor has
+/// no policy or cannot be averaged;
 /// [`Error::Io`] where the output refuses; what `on_tensor` returns.
 pub fn merge<W: Write + Send>(
     candidates: &[CheckpointFile],
     coefficients: &[f64],
     policies: &BTreeMap<String, Policy>,
+    dtype: Option<Dtype>,
     output: W,
     on_tensor: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<Written> {
@@ -71,10 +75,16 @@ pub fn merge<W: Write + Send>(
     if !coefficients.iter().all(|a| a.is_finite()) {
         return Err(Error::input("a coefficient is not finite"));
     }
+    if let Some(dtype) = dtype.filter(|dtype| !dtype.is_averageable()) {
+        return Err(Error::input(format!("{dtype} is no floating-point type to write an average in")));
+    }
     let tensors = &reference.layout().tensors;
-    let specs = tensors.iter().map(TensorSpec::from).collect();
-    let mut writer = Writer::new(output, specs, &reference.layout().metadata)?;
-    let sources = tensors.iter().map(|tensor| Ok((tensor, source(candidates, coefficients, policies, tensor)?)));
+    let specs = output_tensors(reference, dtype);
+    let sources = tensors.iter().zip(&specs).map(|(tensor, spec)| {
+        let source = source(candidates, coefficients, policies, tensor, spec.dtype)?;
+        Ok((tensor, source))
+    });
+    let mut writer = Writer::new(output, specs.clone(), &reference.layout().metadata)?;
     let (mut pieces, mut done) = (stream::pieces(sources), 0);
     let (mut written, mut room) = (Piece::default(), Vec::new());
     loop {
@@ -93,21 +103,37 @@ pub fn merge<W: Write + Send>(
     }
 }
 
+/// The tensors that a merge writes: those of the reference, its floating-point ones in `dtype` where there is one.
+pub fn output_tensors(reference: &CheckpointFile, dtype: Option<Dtype>) -> Vec<TensorSpec> {
+    let spec = |tensor: &TensorLayout| {
+        let dtype = dtype.filter(|_| tensor.dtype.is_averageable()).unwrap_or(tensor.dtype);
+        TensorSpec { dtype, ..TensorSpec::from(tensor) }
+    };
+    reference.layout().tensors.iter().map(spec).collect()
+}
+
 /// Where the output's bytes of a tensor come from.
 fn source<'a>(
     candidates: &'a [CheckpointFile],
     coefficients: &[f64],
     policies: &BTreeMap<String, Policy>,
     tensor: &TensorLayout,
+    output: Dtype,
 ) -> Result<Source<'a>> {
     let name = &tensor.name;
     let weights = match policies.get(name).ok_or_else(|| Error::input(format!("tensor `{name}` has no policy")))? {
-        Policy::Copy => return Ok(Source::Stored(candidates[candidates.len() - 1].bytes(name)?)),
-        Policy::Provided(values) => return Ok(Source::Given(rounded(tensor, values)?)),
+        Policy::Copy => {
+            let stored = candidates[candidates.len() - 1].bytes(name)?;
+            if output == tensor.dtype {
+                return Ok(Source::Stored(stored));
+            }
+            return Ok(Source::Average { dtype: tensor.dtype, output, rows: vec![stored], weights: vec![1.0] });
+        }
+        Policy::Provided(values) => return Ok(Source::Given(rounded(tensor, output, values)?)),
         Policy::Weighted(weights) => weights.clone(),
         Policy::Average { block } => column(coefficients, candidates.len(), *block)?,
     };
-    Ok(Source::Average { dtype: tensor.dtype, rows: rows(candidates, tensor, &weights)?, weights })
+    Ok(Source::Average { dtype: tensor.dtype, output, rows: rows(candidates, tensor, &weights)?, weights })
 }
 
 fn column(coefficients: &[f64], n: usize, block: usize) -> Result<Vec<f64>> {
@@ -118,14 +144,14 @@ fn column(coefficients: &[f64], n: usize, block: usize) -> Result<Vec<f64>> {
     Ok(coefficients.iter().skip(block).step_by(block_count).copied().collect())
 }
 
-fn rounded(tensor: &TensorLayout, values: &[f64]) -> Result<Vec<u8>> {
+fn rounded(tensor: &TensorLayout, output: Dtype, values: &[f64]) -> Result<Vec<u8>> {
     check(tensor)?;
     if values.len() != tensor.elements() {
         let (name, wanted, held) = (&tensor.name, tensor.elements(), values.len());
         return Err(Error::input(format!("tensor `{name}` has {wanted} elements, {held} were provided")));
     }
-    let mut bytes = vec![0; values.len() * tensor.dtype.size()];
-    encode_f64(tensor.dtype, values, &mut bytes);
+    let mut bytes = vec![0; values.len() * output.size()];
+    encode_f64(output, values, &mut bytes);
     Ok(bytes)
 }
 
@@ -135,6 +161,22 @@ fn check(tensor: &TensorLayout) -> Result<()> {
     }
     let (name, dtype) = (&tensor.name, tensor.dtype);
     Err(Error::input(format!("tensor `{name}` is {dtype}; only floating-point tensors are averaged")))
+}
+
+/// `Σ weight · value` of a tensor in f64.
+fn weighted_values(candidates: &[&CheckpointFile], name: &str, weights: &[f64]) -> Result<Vec<f64>> {
+    let elements = candidates.first().map_or(Ok(0), |first| first.tensor(name).map(TensorLayout::elements))?;
+    let (mut sums, mut values) = (vec![-0.0; elements], vec![0.0; elements]);
+    for (candidate, weight) in candidates.iter().zip(weights) {
+        let held = candidate.tensor(name)?.elements();
+        if held != elements {
+            let what = format!("tensor `{name}` has {elements} elements in one candidate, {held} in another");
+            return Err(Error::input(what));
+        }
+        candidate.fill_f64(name, 0, &mut values)?;
+        sums.iter_mut().zip(&values).for_each(|(sum, value)| *sum += weight * value);
+    }
+    Ok(sums)
 }
 
 /// The rows of a tensor that is averaged, as stored, one a candidate.

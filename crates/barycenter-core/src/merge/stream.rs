@@ -4,7 +4,7 @@ use std::io::Write;
 
 use rayon::prelude::*;
 
-use super::kernels::average;
+use super::kernels::{average, average_as};
 use crate::{
     Result,
     checkpoint::{Dtype, TensorLayout, Writer},
@@ -24,7 +24,7 @@ pub(super) enum Source<'a> {
     /// They are these.
     Given(Vec<u8>),
     /// A weighted sum of the candidates' rows.
-    Average { dtype: Dtype, rows: Vec<&'a [u8]>, weights: Vec<f64> },
+    Average { dtype: Dtype, output: Dtype, rows: Vec<&'a [u8]>, weights: Vec<f64> },
 }
 
 impl Source<'_> {
@@ -32,7 +32,9 @@ impl Source<'_> {
         match self {
             Self::Stored(bytes) => bytes.len(),
             Self::Given(bytes) => bytes.len(),
-            Self::Average { rows, .. } => rows.first().map_or(0, |row| row.len()),
+            Self::Average { dtype, output, rows, .. } => {
+                rows.first().map_or(0, |row| row.len() / dtype.size() * output.size())
+            }
         }
     }
 
@@ -42,9 +44,14 @@ impl Source<'_> {
         match self {
             Self::Stored(bytes) => into.copy_from_slice(&bytes[range]),
             Self::Given(bytes) => into.copy_from_slice(&bytes[range]),
-            Self::Average { dtype, rows, weights } => {
-                let rows: Vec<&[u8]> = rows.iter().map(|row| &row[range.clone()]).collect();
-                average(Processor::detected(), *dtype, &rows, weights, into);
+            Self::Average { dtype, output, rows, weights } => {
+                let [start, end] = [range.start, range.end].map(|place| place / output.size() * dtype.size());
+                let rows: Vec<&[u8]> = rows.iter().map(|row| &row[start..end]).collect();
+                if dtype == output {
+                    average(Processor::detected(), *dtype, &rows, weights, into);
+                } else {
+                    average_as(*output, *dtype, &rows, weights, into);
+                }
             }
         }
     }

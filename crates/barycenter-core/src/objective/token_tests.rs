@@ -75,6 +75,8 @@ fn run(offsets: &[f32]) -> Outcome {
         baselines: Baselines::All,
         guard: true,
         materialise: Materialise::Exact,
+        tensors: Vec::new(),
+        dtype: None,
         seed: 5,
     };
     let averaging =

@@ -56,23 +56,24 @@ impl Projection {
             return Err(Error::input(format!("{names} tensors are averaged, the blocks are cut for {cut}")));
         }
         let (n, block_count) = (candidates.len(), blocks.len());
-        let mut squares = vec![0.0; n * block_count];
+        let mut sums = vec![Sums::default(); n * block_count];
         let mut tensors = Vec::with_capacity(averaged.len());
         for (t, name) in averaged.iter().enumerate() {
             let block = blocks.block_of(t);
-            let (tensor, tensor_squares) = build_tensor(candidates, name, block, bits)?;
-            for (i, square) in tensor_squares.iter().enumerate() {
-                if !square.is_finite() {
+            let (tensor, of_tensor) = build_tensor(candidates, name, block, bits)?;
+            for (i, of_candidate) in of_tensor.into_iter().enumerate() {
+                if !of_candidate.square.is_finite() {
                     let what = format!("tensor `{name}` of candidate {i} (from 0) is not finite in 32 bits");
                     return Err(Error::input(what));
                 }
-                squares[i * block_count + block] += square;
+                sums[i * block_count + block].add(of_candidate);
             }
             tensors.push(tensor);
             on_tensor(t + 1, averaged.len())?;
         }
-        let norms = squares.into_iter().map(f64::sqrt).collect();
-        Ok(Self { n, bits, block_count, norms, tensors })
+        let norms = sums.iter().map(|sums| sums.square.sqrt()).collect();
+        let kept = sums.iter().map(|sums| sums.kept(bits)).collect();
+        Ok(Self { n, bits, block_count, norms, kept, tensors })
     }
 }
 
@@ -94,7 +95,7 @@ fn check_names(averaged: &[String]) -> Result<()> {
     }
 }
 
-fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u8) -> Result<(Tensor, Vec<f64>)> {
+fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u8) -> Result<(Tensor, Vec<Sums>)> {
     let (n, elements) = (candidates.len(), candidates[0].tensor(name)?.elements());
     for candidate in candidates {
         let held = candidate.tensor(name)?.elements();
@@ -112,7 +113,7 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
         scales: vec![0.0; if bits == 32 { 0 } else { tiles * n }],
         codes: zeros(tiles * n * code_bytes(bits)),
     };
-    let squares = {
+    let chunks = {
         // At 32 bits there are no scales: every chunk gets an empty part of them.
         let chunks = elements.div_ceil(CHUNK);
         let mut scales: Vec<&mut [f32]> = tensor.scales.chunks_mut(CHUNK_TILES * n).collect();
@@ -126,10 +127,40 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
             .map(|(chunk, ((centre, codes), scales))| {
                 build_chunk(candidates, name, chunk, bits, &mut Part { centre, codes, scales })
             })
-            .collect::<Result<Vec<Vec<f64>>>>()?
+            .collect::<Result<Vec<Vec<Sums>>>>()?
     };
-    let sums = (0..n).map(|i| squares.iter().map(|part| part[i]).sum()).collect();
+    let mut sums = vec![Sums::default(); n];
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, part)| sum.add(part));
+    }
     Ok((tensor, sums))
+}
+
+/// What is summed over the elements of a candidate's deviation.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    /// `‖d‖²`.
+    square: f64,
+    /// `⟨Q(d), d⟩`.
+    explained: f64,
+}
+
+impl Sums {
+    fn add(&mut self, other: Self) {
+        self.square += other.square;
+        self.explained += other.explained;
+    }
+
+    /// `κ` at so many bits.
+    fn kept(self, bits: u8) -> f64 {
+        if bits == 32 {
+            1.0
+        } else if self.square > 0.0 {
+            self.explained / self.square
+        } else {
+            0.0
+        }
+    }
 }
 
 /// What one task fills.
@@ -147,18 +178,18 @@ struct Columns<'a> {
     scratch: Scratch,
 }
 
-/// Fills one chunk of columns and returns the squared norms of the candidates' deviations in it.
+/// Fills one chunk of columns and returns the sums over the candidates' deviations in it.
 fn build_chunk(
     candidates: &[CheckpointFile],
     name: &str,
     chunk: usize,
     bits: u8,
     part: &mut Part<'_>,
-) -> Result<Vec<f64>> {
+) -> Result<Vec<Sums>> {
     let n = candidates.len();
     let (tiles, bytes) = (STRIP / GROUP, code_bytes(bits));
     let stored = candidates.iter().map(|candidate| candidate.as_f32(name)).collect::<Result<Vec<_>>>()?;
-    let mut squares = vec![0.0; n];
+    let mut sums = vec![Sums::default(); n];
     let mut copies = vec![[0.0; STRIP]; n];
     let (mut deviations, mut scratch) = ([0.0; GROUP], Scratch::new());
     let mut scales = part.scales.chunks_mut(tiles * n);
@@ -176,16 +207,16 @@ fn build_chunk(
         }
         let mut held = Columns { rows, deviations, scratch };
         let mut strip = Part { centre, codes, scales: scales.next().unwrap_or_default() };
-        code_columns(Processor::detected(), bits, &mut held, &mut strip, &mut squares);
+        code_columns(Processor::detected(), bits, &mut held, &mut strip, &mut sums);
         Columns { deviations, scratch, .. } = held;
     }
-    Ok(squares)
+    Ok(sums)
 }
 
-fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, squares: &mut [f64]) {
+fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
     macro_rules! on_processor {
         ($body:path) => {
-            for_processor!(processor, $body, (held: &mut Columns<'_>, part: &mut Part<'_>, squares: &mut [f64]))
+            for_processor!(processor, $body, (held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]))
         };
     }
     match bits {
@@ -197,26 +228,26 @@ fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &m
     }
 }
 
-/// Makes the centre of some columns, and of each candidate the codes, scales and squared norm of its deviation.
+/// Makes the centre of some columns, and of each candidate the codes, scales and sums of its deviation.
 #[inline(always)]
-fn code_strip<const BITS: usize>(held: &mut Columns<'_>, part: &mut Part<'_>, squares: &mut [f64]) {
+fn code_strip<const BITS: usize>(held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
     let n = held.rows.len();
     // Summed in f64: n equal f32 values give themselves back exactly, so that their deviations are exactly zero.
     for (strip, centre) in part.centre.chunks_mut(LANES).enumerate() {
-        let mut sums = [0.0; LANES];
+        let mut totals = [0.0; LANES];
         for row in &held.rows {
-            for (sum, value) in sums.iter_mut().zip(&row.as_chunks::<LANES>().0[strip]) {
+            for (sum, value) in totals.iter_mut().zip(&row.as_chunks::<LANES>().0[strip]) {
                 *sum += f64::from(*value);
             }
         }
-        let means = sums.map(|sum| (sum / n as f64) as f32);
+        let means = totals.map(|sum| (sum / n as f64) as f32);
         centre.copy_from_slice(&means[..centre.len()]);
     }
     let bytes = 32 * BITS;
     for (tile, centre) in part.centre.chunks(GROUP).enumerate() {
         let mut middle = [0.0; GROUP];
         middle[..centre.len()].copy_from_slice(centre);
-        for (i, (row, square)) in held.rows.iter().zip(&mut *squares).enumerate() {
+        for (i, (row, sums)) in held.rows.iter().zip(&mut *sums).enumerate() {
             let row = &row.as_chunks::<GROUP>().0[tile];
             for line in row.chunks(LINE) {
                 // The same columns of the next strip: this one's take longer to code than those to arrive.
@@ -229,14 +260,14 @@ fn code_strip<const BITS: usize>(held: &mut Columns<'_>, part: &mut Part<'_>, sq
             let place = tile * n + i;
             let codes = &mut part.codes[place * bytes..(place + 1) * bytes];
             if BITS == 32 {
-                *square += codec::square(&held.deviations, &mut held.scratch);
+                sums.square += codec::square(&held.deviations, &mut held.scratch);
                 for (code, d) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&held.deviations) {
                     *code = d.to_le_bytes();
                 }
             } else {
                 let coded = codec::code::<BITS>(&held.deviations, centre.len(), &mut held.scratch, codes);
                 part.scales[place] = coded.scale;
-                *square += coded.square;
+                sums.add(Sums { square: coded.square, explained: coded.explained });
             }
         }
     }

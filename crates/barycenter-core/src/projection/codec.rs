@@ -9,7 +9,7 @@ use super::packing;
 use crate::processor::{Processor, for_processor};
 
 /// Version of the codec and of the order of bytes; part of every cache key.
-pub const CODEC_VERSION: u32 = 2;
+pub const CODEC_VERSION: u32 = 3;
 
 /// Elements that share one scale; also the columns of a tile.
 pub const GROUP: usize = 256;
@@ -78,6 +78,8 @@ pub(super) struct Coded {
     pub(super) scale: f32,
     /// Squared length of the deviations.
     pub(super) square: f64,
+    /// Inner product of the deviations and what they decode to, which is also the squared length of that.
+    pub(super) explained: f64,
 }
 
 /// Room for coding one group after the other.
@@ -140,13 +142,13 @@ pub(super) fn code<const BITS: usize>(
     let values = &mut scratch.values;
     let Some(measure) = Measure::take(group, values) else {
         codes.fill(0);
-        return Coded { scale: 0.0, square: 0.0 };
+        return Coded { scale: 0.0, square: 0.0, explained: 0.0 };
     };
     let square = measure.square * measure.unit * measure.unit;
     let gaussian = gaussian_step(BITS) * (measure.square / len as f64).sqrt();
     if square.is_nan() || gaussian * measure.unit < SMALLEST_STEP {
         codes.fill(0);
-        return Coded { scale: if square.is_nan() { f32::NAN } else { 0.0 }, square };
+        return Coded { scale: if square.is_nan() { f32::NAN } else { 0.0 }, square, explained: 0.0 };
     }
     let covering = f64::from(measure.largest) / f64::from(1_u32 << (BITS - 1));
     let mut best;
@@ -165,7 +167,8 @@ pub(super) fn code<const BITS: usize>(
         let code = |element| if element < len { whole::<BITS>(values[element], best.inverse) as u32 } else { 0 };
         packing::pack::<BITS>(code, codes);
     }
-    Coded { scale: (best.scale * measure.unit) as f32, square }
+    let explained = best.explained * measure.unit * measure.unit;
+    Coded { scale: (best.scale * measure.unit) as f32, square, explained }
 }
 
 /// A group coded with one starting step.

@@ -3,20 +3,24 @@
 //! Every averaged tensor is cut into *tiles* of 256 consecutive elements. A tile holds the codes of all candidates, one
 //! candidate after the other, and one f32 scale a candidate: both passes stream memory once, in order, and columns can be
 //! shared out over threads. What is coded is the deviation `d[i,l] = w_i[l] − c[l]`; the direction of section 1 of the
-//! method is `û[i,l] = Q(d[i,l]) / r[i,l]`, and `1 / r` is applied as one factor a candidate and block, so that building
-//! needs a single pass even where a block spans several tensors.
+//! method is `û[i,l] = Q(d[i,l]) / (κ[i,l] · r[i,l])`, and `1 / (κ r)` is applied as one factor a candidate and block, so that
+//! building needs a single pass even where a block spans several tensors. `κ = ⟨Q(d), d⟩ / r²` is what the codes keep of a
+//! deviation: dividing by it makes `⟨û, u⟩ = 1`, so that `X` moves the weights as far along a deviation as the exact merge
+//! with its coefficients will.
 //!
 //! Results do not depend on the number of threads: partial sums are made per fixed chunk of tiles and added in order.
 
 mod build;
 mod codec;
 mod coefficients;
+mod geometry;
 mod gram;
 mod kernels;
 mod packing;
 mod store;
 
 pub use codec::{CODEC_VERSION, GROUP, Reconstruction, quantise, unpack};
+pub use geometry::{Geometry, NearDuplicate};
 pub use store::key;
 
 /// The projection of a candidate set.
@@ -29,6 +33,8 @@ pub struct Projection {
     pub(crate) block_count: usize,
     /// `r[i,l]`, Euclidean norm of the unquantised deviation over all tensors of the block.
     pub(crate) norms: Vec<f64>,
+    /// `κ[i,l]`, the part of a deviation that its codes keep, `⟨Q(d), d⟩ / r²`; 1 at 32 bits, 0 where the codes are null.
+    pub(crate) kept: Vec<f64>,
     pub(crate) tensors: Vec<Tensor>,
 }
 
@@ -83,7 +89,7 @@ impl Projection {
 
     /// Bytes that a projection of `n` candidates holds: codes and scales, padded to whole tiles, and the centre.
     ///
-    /// `sizes` are the elements of the averaged tensors. The norms, 8 · n · L bytes, come on top.
+    /// `sizes` are the elements of the averaged tensors. The norms and kept parts, 16 · n · L bytes, come on top.
     /// A step of a fit adds two f32 vectors of that many elements: weights and gradient.
     pub fn memory_bytes(n: usize, sizes: &[usize], bits: u8) -> u64 {
         let tile = n as u64 * (packing::code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 });
@@ -99,5 +105,11 @@ impl Projection {
     pub(crate) fn inverse_norm(&self, i: usize, l: usize) -> f64 {
         let r = self.norms[i * self.block_count + l];
         if r > 0.0 { 1.0 / r } else { 0.0 }
+    }
+
+    /// `1 / (κ r)`, which makes a direction of stored codes; 0 where they are null.
+    pub(crate) fn direction_factor(&self, i: usize, l: usize) -> f64 {
+        let kept = self.kept[i * self.block_count + l];
+        if kept > 0.0 { self.inverse_norm(i, l) / kept } else { 0.0 }
     }
 }

@@ -8,7 +8,7 @@
 //! | version of the codec, bits | 4 + 4 |
 //! | n, L, number of tensors T | 8 + 8 + 8 |
 //! | per tensor: length of its name, name, elements, block | 8 + … + 8 + 8 |
-//! | norms `r`, f64, (n, L) | 8 · n · L |
+//! | norms `r`, then kept parts `κ`, f64, (n, L) | 16 · n · L |
 //! | per tensor: centre (f32), scales (f32, tile by tile), codes (tile by tile) | 4 · D + … |
 //! | BLAKE3 digest of everything before it | 32 |
 
@@ -77,8 +77,8 @@ impl Projection {
             out.write_all(&(tensor.centre.len() as u64).to_le_bytes())?;
             out.write_all(&(tensor.block as u64).to_le_bytes())?;
         }
-        for norm in &self.norms {
-            out.write_all(&norm.to_le_bytes())?;
+        for number in self.norms.iter().chain(&self.kept) {
+            out.write_all(&number.to_le_bytes())?;
         }
         for tensor in &self.tensors {
             for values in [&tensor.centre, &tensor.scales] {
@@ -132,7 +132,7 @@ impl Projection {
     }
 }
 
-/// Reads up to the norms and checks that the file has exactly the size that follows, so that nothing larger than the file
+/// Reads up to the kept parts and checks that the file has exactly the size that follows, so that nothing larger than the file
 /// is ever allocated. Returns the tensors, still empty, and their elements.
 fn read_header(source: &mut impl Read, size: u64) -> Result<(Projection, Vec<usize>), Fault> {
     if &read::<8>(source)? != MAGIC {
@@ -160,17 +160,20 @@ fn read_header(source: &mut impl Read, size: u64) -> Result<(Projection, Vec<usi
         sizes.push(elements);
         tensors.push(Tensor { name, block, centre: Vec::new(), scales: Vec::new(), codes: Vec::new() });
     }
-    let norms = (n as u64).checked_mul(block_count as u64).and_then(|entries| entries.checked_mul(8)).ok_or(SIZE)?;
+    let matrices =
+        (n as u64).checked_mul(block_count as u64).and_then(|entries| entries.checked_mul(16)).ok_or(SIZE)?;
     let tile = code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 };
-    let bytes = sizes.iter().try_fold(norms, |sum, elements| {
+    let bytes = sizes.iter().try_fold(matrices, |sum, elements| {
         let tiles = (elements.div_ceil(GROUP) as u64).checked_mul(n as u64)?.checked_mul(tile)?;
         sum.checked_add(tiles)?.checked_add(4 * *elements as u64)
     });
     if bytes != Some(left) {
         return Err(SIZE);
     }
-    let norms = (0..n * block_count).map(|_| Ok(f64::from_le_bytes(read(source)?))).collect::<Result<_, Fault>>()?;
-    Ok((Projection { n, bits, block_count, norms, tensors }, sizes))
+    let mut matrix =
+        || (0..n * block_count).map(|_| Ok(f64::from_le_bytes(read(source)?))).collect::<Result<_, Fault>>();
+    let (norms, kept) = (matrix()?, matrix()?);
+    Ok((Projection { n, bits, block_count, norms, kept, tensors }, sizes))
 }
 
 /// What is wrong with a file.

@@ -26,7 +26,7 @@ fn merged(
     policies: &BTreeMap<String, Policy>,
 ) -> (Vec<u8>, Written) {
     let mut bytes = Vec::new();
-    let written = merge(candidates, coefficients, policies, &mut bytes, &mut |_, _| Ok(())).unwrap();
+    let written = merge(candidates, coefficients, policies, None, &mut bytes, &mut |_, _| Ok(())).unwrap();
     (bytes, written)
 }
 
@@ -171,10 +171,42 @@ fn recomputed_values_and_own_weights_take_the_place_of_coefficients() {
 }
 
 #[test]
+fn floating_point_tensors_are_written_in_another_type_when_asked_and_rounded_once() {
+    let candidates = [1, 2].map(|seed| file(&tensors(seed)));
+    let mut policies = one_block(&candidates);
+    policies.insert("b".to_owned(), Policy::Copy);
+    policies.insert("h".to_owned(), Policy::Provided(vec![0.1; 1000]));
+    for dtype in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        let mut bytes = Vec::new();
+        let written = merge(&candidates, &[0.7, 0.3], &policies, Some(dtype), &mut bytes, &mut |_, _| Ok(())).unwrap();
+        assert_eq!(written.size_bytes, bytes.len() as u64);
+        let merged = CheckpointFile::from_bytes(bytes).unwrap();
+        assert_eq!(merged.tensor("count").unwrap().dtype, Dtype::I64, "integers stay what they are");
+        let exact = |name: &str| -> Vec<f64> {
+            let of = candidates.each_ref().map(|candidate| read_f64(candidate, name));
+            match name {
+                "b" => of[1].clone(),
+                "h" => vec![0.1; 1000],
+                _ => of[0].iter().zip(&of[1]).map(|(a, b)| 0.7 * a + 0.3 * b).collect(),
+            }
+        };
+        for name in float_names() {
+            assert_eq!(merged.tensor(&name).unwrap().dtype, dtype);
+            for (found, exact) in read_f64(&merged, &name).into_iter().zip(exact(&name)) {
+                let most = 0.5 * ulp(dtype, exact) + 1e-15;
+                assert!((found - exact).abs() <= most, "{name} as {dtype}: {found} for {exact}");
+            }
+        }
+    }
+    let refused = merge(&candidates, &[0.5, 0.5], &policies, Some(Dtype::I32), Vec::new(), &mut |_, _| Ok(()));
+    assert!(refused.unwrap_err().to_string().contains("I32 is no floating-point type"));
+}
+
+#[test]
 fn what_cannot_be_merged_is_refused_by_name() {
     let candidates = [1, 2].map(|seed| file(&tensors(seed)));
     let refusal = |coefficients: &[f64], policies: &BTreeMap<String, Policy>| {
-        merge(&candidates, coefficients, policies, Vec::new(), &mut |_, _| Ok(())).unwrap_err().to_string()
+        merge(&candidates, coefficients, policies, None, Vec::new(), &mut |_, _| Ok(())).unwrap_err().to_string()
     };
     let good = one_block(&candidates);
     let with = |name: &str, policy: Policy| {
@@ -197,6 +229,6 @@ fn a_merge_can_be_stopped_after_a_tensor() {
     let candidates = [1, 2].map(|seed| file(&tensors(seed)));
     let policies = one_block(&candidates);
     let stopped =
-        merge(&candidates, &[0.5, 0.5], &policies, Vec::new(), &mut |_, _| Err(barycenter_core::Error::Stopped));
+        merge(&candidates, &[0.5, 0.5], &policies, None, Vec::new(), &mut |_, _| Err(barycenter_core::Error::Stopped));
     assert!(matches!(stopped, Err(barycenter_core::Error::Stopped)));
 }

@@ -64,6 +64,50 @@ fn a_norm_spans_all_tensors_of_its_block() {
 }
 
 #[test]
+fn a_direction_of_few_bits_goes_as_far_along_its_deviation_as_the_exact_one() {
+    let values = values(4, 11);
+    for (bits, granularity) in BITS.into_iter().zip([Granularity::Model, Granularity::Layer].into_iter().cycle()) {
+        let projection = build(&candidates_of(&values, Dtype::F32), granularity, bits);
+        let blocks = projection.block_count();
+        for (i, candidate) in values.iter().enumerate() {
+            let minus = |(w, c): (&f64, &f32)| (w - f64::from(*c)) as f32;
+            let pairs = candidate.iter().zip(projection.centre());
+            let deviation: Vec<Vec<f32>> = pairs.map(|(w, c)| w.iter().zip(&c).map(minus).collect()).collect();
+            let along = &projection.project(&deviation)[i * blocks..][..blocks];
+            for (along, r) in along.iter().zip(&projection.norms()[i * blocks..]) {
+                assert!((along - r).abs() < 1e-4 * r, "{bits} bits: {along} along a deviation of {r}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_geometry_of_candidates_is_that_of_their_deviations() {
+    let mut values = values(5, 13);
+    let mut random = Random(14);
+    values[4] = values[1].iter().map(|tensor| tensor.iter().map(|w| w + 1e-3 * random.gaussian()).collect()).collect();
+    let mean = |t: usize, e: usize| values.iter().map(|candidate| candidate[t][e]).sum::<f64>() / 5.0;
+    let product = |i: usize, j: usize| -> f64 {
+        let tensors = (0..TENSORS.len()).flat_map(|t| (0..TENSORS[t].1).map(move |e| (t, e)));
+        tensors.map(|(t, e)| (values[i][t][e] - mean(t, e)) * (values[j][t][e] - mean(t, e))).sum()
+    };
+    for (bits, tolerance) in [(32, 1e-5), (8, 1e-3), (4, 0.02)] {
+        let geometry = build(&candidates_of(&values, Dtype::F32), Granularity::Layer, bits).geometry();
+        for (i, row) in geometry.gram.iter().enumerate() {
+            for (j, found) in row.iter().enumerate() {
+                let exact = product(i, j);
+                let most = tolerance * (product(i, i) * product(j, j)).sqrt();
+                assert!((found - exact).abs() <= most, "{bits} bits, {i} {j}: {found} for {exact}");
+            }
+        }
+        // Four independent points, one of them twice: three directions, one of them heavier.
+        assert!((2.5..3.05).contains(&geometry.effective_rank), "{}", geometry.effective_rank);
+        let pairs: Vec<_> = geometry.near_duplicates.iter().map(|pair| (pair.first, pair.second)).collect();
+        assert_eq!(pairs, [(1, 4)], "{bits} bits");
+    }
+}
+
+#[test]
 fn equal_candidates_have_null_deviations_and_finite_coefficients() {
     for bits in BITS {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {

@@ -65,7 +65,7 @@ impl Projection {
         }
         for i in 0..self.n {
             for l in 0..self.block_count {
-                sums[i * self.block_count + l] *= self.inverse_norm(i, l);
+                sums[i * self.block_count + l] *= self.direction_factor(i, l);
             }
         }
         sums
@@ -85,7 +85,7 @@ impl Projection {
         let stream = into.iter().map(Vec::len).sum::<usize>() > STREAMED;
         self.tensors.par_iter().zip(into).for_each(|(tensor, weights)| {
             let factors: Vec<f32> = (0..self.n)
-                .map(|i| (x[i * self.block_count + tensor.block] * self.inverse_norm(i, tensor.block)) as f32)
+                .map(|i| (x[i * self.block_count + tensor.block] * self.direction_factor(i, tensor.block)) as f32)
                 .collect();
             weights.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, weights)| {
                 let centre = &tensor.centre[chunk * CHUNK..chunk * CHUNK + weights.len()];

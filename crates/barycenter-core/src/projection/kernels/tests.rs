@@ -51,7 +51,9 @@ fn projection_of(sizes: [usize; 2], n: usize, bits: u8, random: &mut Random) -> 
         }
         tensors.push(tensor);
     }
-    Projection { n, bits, block_count: 2, norms: (1..=2 * n).map(|r| r as f64).collect(), tensors }
+    let norms = (1..=2 * n).map(|r| r as f64).collect();
+    let kept = (1..=2 * n).map(|r| 1.0 / r as f64).collect();
+    Projection { n, bits, block_count: 2, norms, kept, tensors }
 }
 
 /// The stored deviation of a candidate in one tile, without its columns that are not there.
@@ -74,7 +76,7 @@ fn plain_project(projection: &Projection, gradient: &[Vec<f32>]) -> Vec<f64> {
             for i in 0..projection.n {
                 let pairs = levels(projection, tensor, tile, i).into_iter().zip(columns);
                 let product: f64 = pairs.map(|(level, g)| level * f64::from(*g)).sum();
-                sums[i * 2 + tensor.block] += product * projection.inverse_norm(i, tensor.block);
+                sums[i * 2 + tensor.block] += product * projection.direction_factor(i, tensor.block);
             }
         }
     }
@@ -86,7 +88,7 @@ fn plain_reconstruct(projection: &Projection, x: &[f64]) -> Vec<Vec<f64>> {
         let mut weights: Vec<f64> = tensor.centre.iter().map(|c| f64::from(*c)).collect();
         for (tile, weights) in weights.chunks_mut(GROUP).enumerate() {
             for i in 0..projection.n {
-                let factor = x[i * 2 + tensor.block] * projection.inverse_norm(i, tensor.block);
+                let factor = x[i * 2 + tensor.block] * projection.direction_factor(i, tensor.block);
                 for (w, level) in weights.iter_mut().zip(levels(projection, tensor, tile, i)) {
                     *w += factor * level;
                 }
@@ -104,7 +106,7 @@ fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
 /// The largest factor of a candidate times the largest stored deviation.
 fn largest_part(projection: &Projection, x: &[f64]) -> f64 {
     let n = projection.n;
-    let factor = |i: usize, l: usize| x[i * 2 + l] * projection.inverse_norm(i, l);
+    let factor = |i: usize, l: usize| x[i * 2 + l] * projection.direction_factor(i, l);
     let factors = largest((0..n).flat_map(|i| (0..2).map(move |l| factor(i, l))));
     let tiles = |tensor: &Tensor| 0..tensor.centre.len().div_ceil(GROUP);
     let stored = projection.tensors.iter().flat_map(|tensor| {
@@ -122,7 +124,7 @@ fn longest(projection: &Projection, gradient: &[Vec<f32>]) -> f64 {
             let tiles = 0..gradient.len().div_ceil(GROUP);
             let square: f64 =
                 tiles.flat_map(|tile| levels(projection, tensor, tile, i)).map(|level| level * level).sum();
-            longest = longest.max((square * length).sqrt() * projection.inverse_norm(i, tensor.block));
+            longest = longest.max((square * length).sqrt() * projection.direction_factor(i, tensor.block));
         }
     }
     longest
