@@ -25,7 +25,7 @@ async fn a_submitted_job_is_queued_with_every_default_filled_in(pool: PgPool) {
     let estimate = job.estimate;
     // Four vectors of nine f32; two tensors of one tile each, three candidates.
     assert_eq!(estimate.vector_bytes, 4 * 9 * 4);
-    assert_eq!(estimate.projection_bytes, 2 * 3 * (128 + 4) + 2 * 3 * 16);
+    assert_eq!(estimate.projection_bytes, 2 * 3 * (256 + 4) + 2 * 3 * 16);
     assert!(estimate.total_bytes > estimate.vector_bytes + estimate.projection_bytes);
     assert_eq!(scene.job(&job).await.spec, job.spec);
 }
@@ -54,7 +54,7 @@ async fn a_tensor_that_is_copied_takes_no_room_in_the_projection(pool: PgPool) {
     spec["tensors"] = json!([{"pattern": "*.bias", "policy": "copy"}]);
     spec["output"] = json!({"dtype": "BF16", "shard_size_bytes": 1_000_000});
     let job: Job = scene.app.post("/v1/jobs", spec).await.json(202);
-    assert_eq!(job.estimate.projection_bytes, 3 * (128 + 4) + 3 * 16, "one tensor of one tile is left");
+    assert_eq!(job.estimate.projection_bytes, 3 * (256 + 4) + 3 * 16, "one tensor of one tile is left");
     assert_eq!(job.spec.output.dtype, Some(barycenter_api::FloatDtype::Bf16));
     assert_eq!(scene.job(&job).await.spec, job.spec);
 }

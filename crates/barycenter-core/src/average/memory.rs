@@ -67,15 +67,15 @@ mod tests {
     fn the_estimate_is_the_sum_of_its_parts() {
         let memory = MemoryEstimate::new(&Sizes {
             candidates: 10,
-            tensors: &[2560, 100],
+            tensors: &[5120, 100],
             blocks: 1,
             bits: 4,
             activation_bytes: 1000,
             dataset_bytes: 308_000,
         });
-        // 11 tiles of 256 elements: 128 bytes of codes and one f32 scale a candidate; two f64 numbers a candidate.
-        assert_eq!(memory.projection_bytes, 11 * 10 * (128 + 4) + 10 * 16);
-        assert_eq!(memory.vector_bytes, 4 * 4 * 2660);
+        // 20 tiles of 256 elements at 4 bits, one of a small tensor at 8, a scale for each; two f64 numbers a candidate.
+        assert_eq!(memory.projection_bytes, 10 * (20 * (128 + 4) + (256 + 4)) + 10 * 16);
+        assert_eq!(memory.vector_bytes, 4 * 4 * 5220);
         assert_eq!(memory.dataset_bytes, 308_000);
         let parts = memory.projection_bytes + memory.vector_bytes + memory.activation_bytes + memory.dataset_bytes;
         assert_eq!(memory.total_bytes, parts + 96 * 1024 * 1024);

@@ -11,6 +11,7 @@ use super::{
     codec::{self, Scratch},
     kernels::{CHUNK, CHUNK_TILES},
     packing::code_bytes,
+    stored_bits,
 };
 use crate::{
     Error, Result,
@@ -106,9 +107,11 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
         }
     }
     let tiles = elements.div_ceil(GROUP);
+    let bits = stored_bits(elements, bits);
     let mut tensor = Tensor {
         name: name.to_owned(),
         block,
+        bits,
         centre: zeros(elements),
         scales: vec![0.0; if bits == 32 { 0 } else { tiles * n }],
         codes: zeros(tiles * n * code_bytes(bits)),

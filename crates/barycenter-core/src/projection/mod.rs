@@ -43,6 +43,8 @@ pub struct Projection {
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) block: usize,
+    /// Bits of a code, see [`stored_bits`].
+    pub(crate) bits: u8,
     /// `c`, one a element.
     pub(crate) centre: Vec<f32>,
     /// One a tile and candidate; empty at 32 bits.
@@ -51,13 +53,25 @@ pub(crate) struct Tensor {
     pub(crate) codes: Vec<u8>,
 }
 
+/// Elements up to which a tensor is small.
+const SMALL: usize = 4096;
+
+/// Bits of a small tensor where fewer are asked for.
+const SMALL_BITS: u8 = 8;
+
+/// Bits that a tensor of so many elements is stored at where `bits` are asked for. Biases and the scales of norms move a network's
+/// output far more than their share of its elements, and take next to no room.
+pub(crate) fn stored_bits(elements: usize, bits: u8) -> u8 {
+    if elements <= SMALL { bits.max(SMALL_BITS) } else { bits }
+}
+
 impl Projection {
     /// Number of candidates.
     pub fn n(&self) -> usize {
         self.n
     }
 
-    /// Bits of a stored direction: 1, 2, 4, 8, or 32 for f32.
+    /// Bits of a stored direction: 1, 2, 4, 8, or 32 for f32. Tensors of at most 4096 elements have 8 where this is less.
     pub fn bits(&self) -> u8 {
         self.bits
     }
@@ -92,8 +106,12 @@ impl Projection {
     /// `sizes` are the elements of the averaged tensors. The norms and kept parts, 16 · n · L bytes, come on top.
     /// A step of a fit adds two f32 vectors of that many elements: weights and gradient.
     pub fn memory_bytes(n: usize, sizes: &[usize], bits: u8) -> u64 {
-        let tile = n as u64 * (packing::code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 });
-        sizes.iter().map(|size| size.div_ceil(GROUP) as u64 * tile + 4 * *size as u64).sum()
+        let bytes = |size: &usize| {
+            let bits = stored_bits(*size, bits);
+            let tile = n as u64 * (packing::code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 });
+            size.div_ceil(GROUP) as u64 * tile + 4 * *size as u64
+        };
+        sizes.iter().map(bytes).sum()
     }
 
     /// Bytes of codes, scales and centre that are held.

@@ -18,7 +18,7 @@ use std::{
     path::Path,
 };
 
-use super::{CODEC_VERSION, GROUP, Projection, Tensor, build::check_bits, packing::code_bytes};
+use super::{CODEC_VERSION, GROUP, Projection, Tensor, build::check_bits, packing::code_bytes, stored_bits};
 use crate::{Error, Result, blocks::Granularity, memory::zeros};
 
 const MAGIC: &[u8; 8] = b"BARYPROJ";
@@ -118,8 +118,8 @@ impl Projection {
         for (tensor, elements) in projection.tensors.iter_mut().zip(sizes) {
             let tiles = elements.div_ceil(GROUP) * projection.n;
             tensor.centre = read_f32(&mut source, elements)?;
-            tensor.scales = read_f32(&mut source, if projection.bits == 32 { 0 } else { tiles })?;
-            tensor.codes = zeros(tiles * code_bytes(projection.bits));
+            tensor.scales = read_f32(&mut source, if tensor.bits == 32 { 0 } else { tiles })?;
+            tensor.codes = zeros(tiles * code_bytes(tensor.bits));
             source.read_exact(&mut tensor.codes)?;
         }
         let computed = source.hasher.finalize();
@@ -158,12 +158,14 @@ fn read_header(source: &mut impl Read, size: u64) -> Result<(Projection, Vec<usi
         left = left.checked_sub(24 + name.len() as u64).ok_or(SIZE)?;
         let name = String::from_utf8(name).map_err(|_| Fault::Wrong("a name is not text"))?;
         sizes.push(elements);
-        tensors.push(Tensor { name, block, centre: Vec::new(), scales: Vec::new(), codes: Vec::new() });
+        let bits = stored_bits(elements, bits);
+        tensors.push(Tensor { name, block, bits, centre: Vec::new(), scales: Vec::new(), codes: Vec::new() });
     }
     let matrices =
         (n as u64).checked_mul(block_count as u64).and_then(|entries| entries.checked_mul(16)).ok_or(SIZE)?;
-    let tile = code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 };
     let bytes = sizes.iter().try_fold(matrices, |sum, elements| {
+        let bits = stored_bits(*elements, bits);
+        let tile = code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 };
         let tiles = (elements.div_ceil(GROUP) as u64).checked_mul(n as u64)?.checked_mul(tile)?;
         sum.checked_add(tiles)?.checked_add(4 * *elements as u64)
     });

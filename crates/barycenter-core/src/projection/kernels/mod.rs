@@ -104,12 +104,13 @@ impl Projection {
     /// The tiles of one chunk.
     fn packed<'a>(&self, tensor: &'a Tensor, chunk: usize, columns: usize) -> Packed<'a> {
         let (first, groups) = (chunk * CHUNK_TILES * self.n, columns.div_ceil(GROUP) * self.n);
-        let bytes = code_bytes(self.bits);
+        let bits = tensor.bits;
+        let bytes = code_bytes(bits);
         Packed {
             n: self.n,
-            bits: self.bits,
+            bits,
             codes: &tensor.codes[first * bytes..(first + groups) * bytes],
-            scales: if self.bits == 32 { &[] } else { &tensor.scales[first..first + groups] },
+            scales: if bits == 32 { &[] } else { &tensor.scales[first..first + groups] },
         }
     }
 }

@@ -34,6 +34,7 @@ fn projection_of(sizes: [usize; 2], n: usize, bits: u8, random: &mut Random) -> 
         let mut tensor = Tensor {
             name: block.to_string(),
             block,
+            bits,
             centre: random.numbers(elements),
             scales: vec![0.0; if bits == 32 { 0 } else { tiles * n }],
             codes: vec![0; tiles * n * code_bytes(bits)],
@@ -58,12 +59,12 @@ fn projection_of(sizes: [usize; 2], n: usize, bits: u8, random: &mut Random) -> 
 
 /// The stored deviation of a candidate in one tile, without its columns that are not there.
 fn levels(projection: &Projection, tensor: &Tensor, tile: usize, i: usize) -> Vec<f64> {
-    let (group, bytes) = (tile * projection.n + i, code_bytes(projection.bits));
+    let (group, bytes) = (tile * projection.n + i, code_bytes(tensor.bits));
     let codes = &tensor.codes[group * bytes..(group + 1) * bytes];
-    let values = if projection.bits == 32 {
+    let values = if tensor.bits == 32 {
         codes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
     } else {
-        unpack(codes, projection.bits, 1.0).to_vec()
+        unpack(codes, tensor.bits, 1.0).to_vec()
     };
     let scale = tensor.scales.get(group).copied().unwrap_or(1.0);
     values.iter().map(|level| f64::from(*level) * f64::from(scale)).collect()
