@@ -11,8 +11,8 @@ import pathlib
 import statistics
 import sys
 
-HEAD = """| settings | seeds | select loss | test loss | least to largest | test accuracy | CPU s | test loss − uniform (95 %) |
-| --- | --- | --- | --- | --- | --- | --- | --- |"""
+HEAD = """| settings | seeds | select loss | as fitted | test loss | least to largest | test accuracy | CPU s | test loss − uniform (95 %) |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
 def line(settings, rows):
@@ -20,9 +20,11 @@ def line(settings, rows):
     losses = [row["test_loss"] for row in rows]
     low, high = rows[0]["test_difference_from_uniform"]
     spread = f"{min(losses):.4f} to {max(losses):.4f}" if len(rows) > 1 else ""
+    fitted = [row["as_fitted_select_loss"] for row in rows if row.get("as_fitted_select_loss") is not None]
+    as_fitted = f"{statistics.fmean(fitted):.4f}" if fitted else ""
     seconds = f"{mean('seconds'):.0f}" if mean("seconds") >= 0.5 else ""
     return (
-        f"| {settings} | {len(rows)} | {mean('select_loss'):.4f} | {mean('test_loss'):.4f} | {spread} "
+        f"| {settings} | {len(rows)} | {mean('select_loss'):.4f} | {as_fitted} | {mean('test_loss'):.4f} | {spread} "
         f"| {100 * mean('test_accuracy'):.2f} % | {seconds} | {low:+.4f} to {high:+.4f} |"
     )
 

@@ -83,7 +83,7 @@ pub fn settings() -> Vec<(String, Setting)> {
     }
     let setting = Setting { fit: "all of validation", ..twa(&|options| options.granularity = Granularity::Model) };
     add("granularity model, fit on all of validation", setting);
-    for strength in [2.0, 4.0, 16.0, 32.0] {
+    for strength in [2.0, 32.0] {
         add(&format!("pooling {strength}"), form(&|form| form.pooling = Pooling::Partial { strength }));
     }
     add("constraint convex", form(&|form| form.constraint = Constraint::Convex));
@@ -105,6 +105,7 @@ pub fn settings() -> Vec<(String, Setting)> {
     }
     add("clip_norm 0.1", twa(&|options| options.clip_norm = Some(0.1)));
     add("sam_rho 0.5", twa(&|options| options.sam_rho = 0.5));
+    add("patience 1", twa(&|options| options.patience = Some(1)));
     add("start best", twa(&|options| options.start = Start::Best));
     add("batch_norm plain images", Setting { batch_norm_augment: false, ..twa(&|_| {}) });
     add("batch_norm average", Setting { batch_norm: BatchNormPolicy::Average, ..twa(&|_| {}) });

@@ -3,7 +3,7 @@
 //! `cargo run --release -p barycenter-bench --bin evidence FOLDER OUTPUT [seeds] [word]`
 //!
 //! FOLDER holds `epoch-*.safetensors` (ResNet-20 on CIFAR-10), `validation`, `train` and `test`. OUTPUT is a JSON list of rows
-//! `{method, settings, seed, select_loss, test_loss, test_accuracy, seconds, test_difference_from_uniform}`; rows that are there
+//! `{method, settings, seed, select_loss, as_fitted_select_loss, test_loss, test_accuracy, seconds, test_difference_from_uniform}`; rows that are there
 //! are kept, so that a run that was stopped goes on. `word` picks the settings whose names hold it.
 
 use std::{path::Path, sync::Arc};
@@ -123,6 +123,7 @@ impl Scene {
         let averaging = Averaging::new(network, &self.candidates, &self.names, data, options, &mut clock)?;
         let projection = averaging.build_projection(&mut clock)?;
         let outcome = averaging.run(projection.as_ref(), None, &mut clock)?;
+        let as_fitted = outcome.fit.as_ref().map(|fit| fit.as_fitted_select_loss);
         let is_own = |row: &str| row == method.name();
         let wanted = outcome
             .methods
@@ -137,6 +138,7 @@ impl Scene {
                     "settings": settings,
                     "seed": seed,
                     "select_loss": row.select.loss,
+                    "as_fitted_select_loss": as_fitted.filter(|_| is_own(row.method)),
                     "test_loss": test.loss,
                     "test_accuracy": test.accuracy,
                     "seconds": if is_own(row.method) { clock.cpu_seconds } else { 0.0 },

@@ -8,57 +8,12 @@ use std::arch::x86_64::{
     _mm256_setzero_ps, _mm256_storeu_ps,
 };
 
-use super::walk::Run;
+use super::tiles::{Columns, Patches};
 
 /// Floats in a register.
-pub(super) const LANES: usize = 8;
+const LANES: usize = 8;
 /// Rows of a tile.
-pub(super) const ROWS: usize = 6;
-/// Outputs of a tile.
-pub(super) const WIDTH: usize = 2 * LANES;
-
-/// Whether this processor can run the functions of this file.
-pub(super) fn available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
-/// The patches of one walk over framed images, and where their products go.
-pub(super) struct Patches<'a> {
-    pub(super) framed: &'a [f32],
-    pub(super) starts: &'a [usize],
-    pub(super) targets: &'a [usize],
-    pub(super) runs: &'a [Run],
-}
-
-/// `result[target ..][.. width] = bias + patch · panel` for every patch, with `width` 8 or 16 and `panel` [depth, width].
-pub(super) fn multiply_patches(
-    patches: &Patches<'_>,
-    panel: &[f32],
-    bias: Option<&[f32]>,
-    width: usize,
-    result: &mut [f32],
-) {
-    let Patches { framed, starts, targets, runs } = *patches;
-    let depth: usize = runs.iter().map(|run| run.length).sum();
-    let reach = runs.iter().map(|run| run.offset + run.length).max().unwrap_or(0);
-    assert!(available(), "asked only after `available`");
-    assert!(width == WIDTH || width == LANES, "a panel is one or two registers wide");
-    assert!(panel.len() >= depth * width && bias.is_none_or(|bias| bias.len() >= width), "a whole panel");
-    assert_eq!(starts.len(), targets.len(), "a target for each patch");
-    assert!(starts.iter().all(|start| start + reach <= framed.len()), "every patch lies in the frame");
-    assert!(targets.iter().all(|target| target + width <= result.len()), "every pixel lies in the result");
-    let zeros = [0.0; WIDTH];
-    let bias = bias.unwrap_or(&zeros);
-    #[expect(unsafe_code, reason = "functions compiled for AVX2 that walk along pointers")]
-    // SAFETY: AVX2 and FMA were found, and all that the functions ask for was just asserted.
-    unsafe {
-        if width == WIDTH {
-            multiply_tiles::<2>(patches, panel, bias, result);
-        } else {
-            multiply_tiles::<1>(patches, panel, bias, result);
-        }
-    }
-}
+const ROWS: usize = 6;
 
 /// # Safety
 ///
@@ -66,7 +21,12 @@ pub(super) fn multiply_patches(
 /// for each element of a patch and `bias` one `R` registers.
 #[target_feature(enable = "avx2,fma")]
 #[expect(unsafe_code, reason = "walks along pointers, so that the inner loop checks no bounds")]
-unsafe fn multiply_tiles<const R: usize>(patches: &Patches<'_>, panel: &[f32], bias: &[f32], result: &mut [f32]) {
+pub(super) unsafe fn multiply_tiles<const R: usize>(
+    patches: &Patches<'_>,
+    panel: &[f32],
+    bias: &[f32],
+    result: &mut [f32],
+) {
     let tiles = patches.starts.chunks(ROWS).zip(patches.targets.chunks(ROWS));
     for (starts, targets) in tiles {
         // SAFETY: the caller's promises, tile by tile.
@@ -135,77 +95,17 @@ unsafe fn multiply_tile<const P: usize, const R: usize>(
     }
 }
 
-/// Where the patches of some pixels start.
-#[derive(Clone, Copy)]
-pub(super) struct Starts<'a> {
-    starts: &'a [usize],
-    /// The largest, so that a bound is checked once for all.
-    furthest: usize,
-}
-
-impl<'a> Starts<'a> {
-    pub(super) fn new(starts: &'a [usize]) -> Self {
-        Self { starts, furthest: starts.iter().copied().max().unwrap_or(0) }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.starts.len()
-    }
-
-    /// Whether `count` elements from every start on lie in `elements`.
-    fn fit(&self, elements: &[f32], count: usize) -> bool {
-        self.furthest + count <= elements.len()
-    }
-}
-
-/// Elements of patches beside the gradients of their pixels.
-pub(super) struct Columns<'a> {
-    pub(super) elements: &'a [f32],
-    /// Where the first of the tile's elements lies for each pixel.
-    pub(super) starts: Starts<'a>,
-    /// [pixels, stride], of which the first `width` are the tile's outputs.
-    pub(super) gradient: &'a [f32],
-    pub(super) stride: usize,
-}
-
-/// `sum[row · sum_stride ..][.. width] += Σ elements[start + row] · gradient` over all pixels, for `rows` up to 6 elements
-/// and `width` 8 or 16.
-pub(super) fn add_outer_products(columns: &Columns<'_>, rows: usize, width: usize, sum: &mut [f32], sum_stride: usize) {
-    let Columns { elements, starts, gradient, stride } = *columns;
-    let pixels = starts.starts.len();
-    assert!(available(), "asked only after `available`");
-    assert!(width == WIDTH || width == LANES, "a tile is one or two registers wide");
-    assert!((1..=ROWS).contains(&rows) && width <= sum_stride, "a tile has up to six rows");
-    assert!(sum.len() >= (rows - 1) * sum_stride + width, "the tile lies in the sum");
-    assert!(pixels == 0 || gradient.len() >= (pixels - 1) * stride + width, "a gradient for each pixel");
-    assert!(starts.fit(elements, rows), "every pixel has the tile's elements");
-    #[expect(unsafe_code, reason = "functions compiled for AVX2 that walk along pointers")]
-    // SAFETY: AVX2 and FMA were found, and all that the functions ask for was just asserted.
-    unsafe {
-        match (rows, width) {
-            (6, WIDTH) => add_tile::<6, 2>(columns, sum, sum_stride),
-            (5, WIDTH) => add_tile::<5, 2>(columns, sum, sum_stride),
-            (4, WIDTH) => add_tile::<4, 2>(columns, sum, sum_stride),
-            (3, WIDTH) => add_tile::<3, 2>(columns, sum, sum_stride),
-            (2, WIDTH) => add_tile::<2, 2>(columns, sum, sum_stride),
-            (1, WIDTH) => add_tile::<1, 2>(columns, sum, sum_stride),
-            (6, _) => add_tile::<6, 1>(columns, sum, sum_stride),
-            (5, _) => add_tile::<5, 1>(columns, sum, sum_stride),
-            (4, _) => add_tile::<4, 1>(columns, sum, sum_stride),
-            (3, _) => add_tile::<3, 1>(columns, sum, sum_stride),
-            (2, _) => add_tile::<2, 1>(columns, sum, sum_stride),
-            _ => add_tile::<1, 1>(columns, sum, sum_stride),
-        }
-    }
-}
-
 /// # Safety
 ///
 /// `elements` must hold `B` elements from every start on, `gradient` `R` registers for every pixel, `sum` `R` registers in
 /// each of `B` rows.
 #[target_feature(enable = "avx2,fma")]
 #[expect(unsafe_code, reason = "walks along pointers, so that the inner loop checks no bounds")]
-unsafe fn add_tile<const B: usize, const R: usize>(columns: &Columns<'_>, sum: &mut [f32], sum_stride: usize) {
+pub(super) unsafe fn add_tile<const B: usize, const R: usize>(
+    columns: &Columns<'_>,
+    sum: &mut [f32],
+    sum_stride: usize,
+) {
     // SAFETY: the caller's promises.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); R]; B];
@@ -233,24 +133,12 @@ unsafe fn add_tile<const B: usize, const R: usize>(columns: &Columns<'_>, sum: &
     }
 }
 
-/// Copies `rows` up to 6 elements from every start into `packed` [pixels, 8], so that they lie close together.
-pub(super) fn pack(elements: &[f32], starts: Starts<'_>, rows: usize, packed: &mut [f32]) {
-    assert!(available(), "asked only after `available`");
-    assert!((1..=ROWS).contains(&rows) && packed.len() >= starts.starts.len() * LANES, "room for every pixel");
-    assert!(starts.fit(elements, rows), "every pixel has the tile's elements");
-    #[expect(unsafe_code, reason = "a function compiled for AVX2")]
-    // SAFETY: AVX2 was found, and all that the function asks for was just asserted.
-    unsafe {
-        pack_rows(elements, starts.starts, rows, packed);
-    }
-}
-
 /// # Safety
 ///
 /// `elements` must hold `rows` elements from every start on, `packed` one register for each start.
 #[target_feature(enable = "avx2,fma")]
 #[expect(unsafe_code, reason = "masked loads take a pointer")]
-unsafe fn pack_rows(elements: &[f32], starts: &[usize], rows: usize, packed: &mut [f32]) {
+pub(super) unsafe fn pack_rows(elements: &[f32], starts: &[usize], rows: usize, packed: &mut [f32]) {
     let lane = |index: usize| if index < rows { -1 } else { 0 };
     let mask = _mm256_set_epi32(0, 0, lane(5), lane(4), lane(3), lane(2), lane(1), lane(0));
     for (start, packed) in starts.iter().zip(packed.chunks_exact_mut(LANES)) {

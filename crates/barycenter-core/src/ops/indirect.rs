@@ -1,11 +1,11 @@
-//! Convolution of any kernel and stride without columns, for processors with AVX2: see [`walk`](super::walk).
+//! Convolution of any kernel and stride without columns, for processors with AVX2 or AVX-512: see [`walk`](super::walk).
 
 use rayon::prelude::*;
 
-use super::avx2::{
-    Columns, LANES, Patches, ROWS, Starts, WIDTH, add_outer_products, available, multiply_patches, pack,
-};
 use super::columns::Geometry;
+use super::tiles::{
+    Columns, LEAST, Patches, ROWS, Starts, WIDTH, add_outer_products, available, multiply_patches, pack, widest,
+};
 use super::walk::Walk;
 
 /// Pixels a task works on, as far as whole images allow.
@@ -23,12 +23,12 @@ const PARTS_ELEMENTS: usize = 4 << 20;
 
 /// Whether [`convolve`] and [`kernel_gradient`] can compute this convolution on this machine.
 pub(super) fn usable(geometry: &Geometry) -> bool {
-    geometry.outputs.is_multiple_of(LANES) && available()
+    geometry.outputs.is_multiple_of(LEAST) && available()
 }
 
 /// Whether [`input_gradient`] can.
 pub(super) fn input_gradient_usable(geometry: &Geometry) -> bool {
-    geometry.channels.is_multiple_of(LANES) && available()
+    geometry.channels.is_multiple_of(LEAST) && available()
 }
 
 /// The outputs of all images; `weight` is [outputs, channels, kernel, kernel].
@@ -119,11 +119,13 @@ fn multiply(
         for ((walk, panels), (starts, targets)) in walks.iter().zip(&places) {
             let (starts, targets) = (&starts[..share(starts)], &targets[..share(targets)]);
             let patches = Patches { framed, starts, targets, runs: &walk.runs };
-            for column in (0..columns).step_by(WIDTH) {
-                let width = (columns - column).min(WIDTH);
+            let mut column = 0;
+            while column < columns {
+                let width = widest(columns - column);
                 let panel = &panels[column * walk.depth()..];
                 let bias = bias.map(|bias| &bias[column..]);
                 multiply_patches(&patches, panel, bias, width, &mut result[column..]);
+                column += width;
             }
         }
     });
@@ -207,7 +209,7 @@ fn part_of_gradient(
     let group = block.div_ceil(pixels).min(images.len());
     let starts = repeated(&walk.starts, group, walk.frame.length());
     let mut sum = vec![0.0; geometry.patch_length() * outputs.len()];
-    let mut work = Work { gradients: Vec::new(), packed: vec![0.0; block * LANES] };
+    let mut work = Work { gradients: Vec::new(), packed: vec![0.0; block * LEAST] };
     let mut buffer = Vec::new();
     for first in images.clone().step_by(group) {
         let group = group.min(images.end - first);
@@ -246,7 +248,7 @@ impl Work {
         if !single {
             self.pack_gradients(gradient, starts.len());
         }
-        let apart: Vec<usize> = (0..starts.len()).map(|pixel| pixel * LANES).collect();
+        let apart: Vec<usize> = (0..starts.len()).map(|pixel| pixel * LEAST).collect();
         let (starts, apart) = (Starts::new(starts), Starts::new(&apart));
         let mut row = 0;
         for run in &walk.runs {
@@ -260,11 +262,14 @@ impl Work {
                     continue;
                 }
                 pack(elements, starts, rows, &mut self.packed);
-                for output in (0..count).step_by(WIDTH) {
-                    let width = (count - output).min(WIDTH);
+                let mut output = 0;
+                while output < count {
+                    let width = widest(count - output);
                     let gradient = &self.gradients[output * apart.len()..];
-                    let columns = Columns { elements: &self.packed, starts: apart, gradient, stride: width };
+                    let stride = width.min(WIDTH);
+                    let columns = Columns { elements: &self.packed, starts: apart, gradient, stride };
                     add_outer_products(&columns, rows, width, &mut sum[output..], count);
+                    output += width;
                 }
             }
             row += run.length;

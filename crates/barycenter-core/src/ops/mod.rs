@@ -14,6 +14,8 @@ mod add;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod batch_norm;
 mod by_columns;
 mod channels;
@@ -45,6 +47,8 @@ mod sequence;
 mod simd;
 mod squared_error;
 mod storage;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod unit_rows;
 #[cfg(target_arch = "x86_64")]
 mod walk;
