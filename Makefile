@@ -14,7 +14,7 @@ help:
 	@echo "make test        every test, on a private Postgres of this machine"
 	@echo "make check       formatting, lints, the layer rule, dependencies"
 	@echo "make bench       every benchmark beside its peer; one table, also target/bench.json (ONLY=merge for one group)"
-	@echo "make evidence    every method and setting on real checkpoints; the table of docs/method.md (DATA=folder SEEDS=3)"
+	@echo "make evidence    every method and setting on real checkpoints; the table of docs/method.md (DATA=folder SEEDS=3 FRESH=1)"
 	@echo "make fuzz        every fuzz target in turn, MINUTES=10 each (TARGETS=pickle for one)"
 	@echo "make regenerate  .sqlx/, openapi/ and docs/problems.md, after changes to what they are made from"
 
@@ -46,9 +46,11 @@ bench:
 	cargo build --release -p barycenter-bench --bins
 	scripts/bench.sh --only "$(ONLY)" $(if $(KEEP),--keep $(KEEP))
 
-# Rows that target/evidence.json holds already are kept: a run that was stopped goes on.
+# Rows that are there already are kept, those of benches/results too: a run that was stopped goes on. FRESH=1 starts anew.
 evidence: install
 	cargo build --release --workspace --bins
+	mkdir -p target
+	$(if $(FRESH),rm -f target/evidence*.json,cp -n benches/results/evidence*.json target/ 2>/dev/null || true)
 	target/release/evidence $(or $(DATA),../shared/data/cifar10-resnet20) target/evidence.json $(or $(SEEDS),3)
 	target/release/evidence_tasks . target/evidence-tasks.json $(or $(SEEDS),3)
 	python3 benches/evidence/table.py target docs/method.md

@@ -9,6 +9,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_one_bit;
 mod digits;
 mod factors;
 mod float;
@@ -141,6 +143,7 @@ fn project_chunk(processor: Processor, packed: &Packed<'_>, gradient: &[f32]) ->
         // SAFETY: a `Processor` other than the portable one exists only where it was detected.
         return unsafe {
             match (packed.bits, processor) {
+                (1, Processor::Avx512) => avx512_one_bit::project(packed, gradient),
                 (2, Processor::Avx512) => avx512::project::<2, 64>(packed, gradient),
                 (4, Processor::Avx512) => avx512::project::<4, 128>(packed, gradient),
                 (8, Processor::Avx512) => avx512::project::<8, 256>(packed, gradient),
@@ -207,13 +210,14 @@ fn padded(columns: &[f32]) -> [f32; GROUP] {
 fn reconstruct_chunk(processor: Processor, packed: &Packed<'_>, target: &mut Target<'_>) {
     #[cfg(target_arch = "x86_64")]
     if processor != Processor::Portable && packed.bits != 32 {
-        #[expect(unsafe_code, reason = "functions compiled for AVX2")]
+        #[expect(unsafe_code, reason = "functions compiled for AVX2 or AVX-512")]
         // SAFETY: a `Processor` other than the portable one exists only where it was detected, and AVX-512 has AVX2.
         return unsafe {
-            match packed.bits {
-                1 => avx2::reconstruct::<1, 32>(packed, target),
-                2 => avx2::reconstruct::<2, 64>(packed, target),
-                4 => avx2::reconstruct::<4, 128>(packed, target),
+            match (packed.bits, processor) {
+                (1, Processor::Avx512) => avx512_one_bit::reconstruct(packed, target),
+                (1, _) => avx2::reconstruct::<1, 32>(packed, target),
+                (2, _) => avx2::reconstruct::<2, 64>(packed, target),
+                (4, _) => avx2::reconstruct::<4, 128>(packed, target),
                 _ => avx2::reconstruct::<8, 256>(packed, target),
             }
         };
