@@ -106,6 +106,10 @@ async fn read_lease(conn: &mut PgConnection, claimant: Claimant<'_>, claimed: Cl
     let job = db::jobs::find(conn, job_id).await?.ok_or_else(|| jobs::not_found(job_id))?;
     let spec: JobSpec = jobs::document("spec", job_id.0, job.spec)?;
     let candidates = find_candidate_set_with(conn, job.candidate_set_id).await?.members;
+    let base = match &spec.lora {
+        Some(lora) => Some(leased_base(conn, lora.base_checkpoint_id).await?),
+        None => None,
+    };
     let datasets = db::job_inputs::list_job_datasets(conn, job_id).await?;
     let fit_state = db::leases::find_fit_state(conn, job_id).await?;
     let start_coefficients = match warm_start_of(&spec) {
@@ -145,8 +149,21 @@ async fn read_lease(conn: &mut PgConnection, claimant: Claimant<'_>, claimed: Cl
                 })
             })
             .collect::<AppResult<_>>()?,
+        base,
         start_coefficients,
         fit_state: fit_state.map(Bytes64),
+    })
+}
+
+/// The base model of adapters.
+async fn leased_base(conn: &mut PgConnection, id: uuid::Uuid) -> AppResult<LeasedCandidate> {
+    let found = db::checkpoints::find_checkpoint(conn, id.into()).await?;
+    let base = found.ok_or_else(|| AppError::internal(format!("the base checkpoint {id} is gone")))?;
+    Ok(LeasedCandidate {
+        checkpoint_id: base.checkpoint_id.0,
+        step: base.step,
+        size_bytes: base.blob.size_bytes,
+        digest_blake3: base.blob.digest_blake3,
     })
 }
 

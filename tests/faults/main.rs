@@ -2,6 +2,7 @@
 //! alone, they do what was asked.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod adapters;
 mod cluster;
 mod inputs;
 mod regression;

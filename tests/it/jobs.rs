@@ -8,7 +8,7 @@ use barycenter_api::{
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::scene::{Scene, keyed_post, safetensors};
+use crate::scene::{Scene, floats, keyed_post, safetensors};
 
 #[sqlx::test]
 async fn a_submitted_job_is_queued_with_every_default_filled_in(pool: PgPool) {
@@ -130,6 +130,60 @@ async fn every_field_at_fault_is_named(pool: PgPool) {
     let problem = scene.app.post("/v1/jobs", spec).await.problem(422, "invalid_field");
     assert!(problem.detail.contains("unknown field `bit`"), "{}", problem.detail);
     assert_eq!(scene.app.count("jobs").await, 0);
+}
+
+#[sqlx::test]
+async fn adapters_are_checked_against_their_base_model(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.app.post("/v1/runs", json!({"name": "adapters"})).await.json::<Value>(201);
+    for step in [1, 2] {
+        let name = |factor: &str| format!("base_model.model.0.{factor}.weight");
+        let (a, b) = (name("lora_A"), name("lora_B"));
+        let file = safetensors(&[
+            (a.as_str(), "F32", &[1, 2], floats(&[step as f32; 2])),
+            (b.as_str(), "F32", &[3, 1], floats(&[1.0; 3])),
+        ]);
+        scene.app.put(&format!("/v1/runs/adapters/checkpoints/{step}"), file).await.json::<Value>(201);
+    }
+    let rule = json!({"rule": {"kind": "last", "count": 2}});
+    let set: Value = scene.app.post("/v1/runs/adapters/candidate_sets", rule).await.json(201);
+    let spec = |lora: Value| {
+        let mut spec = scene.spec();
+        spec["candidate_set_id"] = set["candidate_set_id"].clone();
+        spec["lora"] = lora;
+        spec
+    };
+    let id = &json!(scene.set.members[0].checkpoint_id);
+    let job: Job = scene.app.post("/v1/jobs", spec(json!({"base_checkpoint_id": id, "scale": 2.0}))).await.json(202);
+    assert_eq!(job.estimate.vector_bytes, 4 * 9 * 4, "the model's tensors are averaged, not the factors");
+    let lease = scene.claim().await;
+    assert_eq!(json!(lease.base.map(|base| base.checkpoint_id)), *id);
+
+    let absent = json!("0190f3a8-0000-7000-8000-000000000001");
+    for (lora, fields) in [
+        (json!({"base_checkpoint_id": absent, "scale": 1.0}), vec!["lora.base_checkpoint_id"]),
+        (json!({"base_checkpoint_id": id, "scale": 0.0}), vec!["lora.scale"]),
+        (json!({"base_checkpoint_id": id, "scale": 1.0, "transposed": true}), vec!["lora"]),
+        (
+            json!({"base_checkpoint_id": id, "scale": 1.0, "result": {"kind": "adapter", "rank": 0}}),
+            vec!["lora.result.rank"],
+        ),
+    ] {
+        let problem = scene.app.post("/v1/jobs", spec(lora)).await.problem(422, "invalid_field");
+        let named: Vec<&str> = problem.errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(named, fields, "{}", problem.detail);
+    }
+    let delta = json!({"base_checkpoint_id": id, "scale": 1.0, "result": {"kind": "delta"}});
+    for (field, value, named) in [
+        ("tensors", json!([{"pattern": "0.weight", "policy": "copy"}]), "tensors"),
+        ("materialise", json!("as_fitted"), "materialise"),
+        ("method", json!({"kind": "twa", "constraint": "linear"}), "method.constraint"),
+    ] {
+        let mut spec = spec(delta.clone());
+        spec[field] = value;
+        let problem = scene.app.post("/v1/jobs", spec).await.problem(422, "invalid_field");
+        assert_eq!(problem.errors[0].field, named, "{}", problem.detail);
+    }
 }
 
 #[sqlx::test]

@@ -50,6 +50,9 @@ pub struct Lease {
     pub spec: JobSpec,
     /// The candidates, in order.
     pub candidates: Vec<LeasedCandidate>,
+    /// The base model, where the candidates are adapters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<LeasedCandidate>,
     /// Every dataset the spec names.
     pub datasets: Vec<LeasedDataset>,
     /// The coefficients to start from, candidate by candidate, where the spec's `start` is an earlier job: one a candidate, or

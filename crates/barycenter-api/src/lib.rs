@@ -35,10 +35,12 @@ pub use lease::{
 };
 pub use page::{ListQuery, Page};
 pub use problem::{FieldError, Problem};
-pub use report::{Evaluated, Evaluation, FitReport, Geometry, NearDuplicate, NotAveraged, PhaseTime, Report};
+pub use report::{
+    Evaluated, Evaluation, FitReport, Geometry, LoraReport, NearDuplicate, NotAveraged, PhaseTime, Report,
+};
 pub use run::{CreateRun, Run};
 pub use spec::{
     Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, FloatDtype,
-    Granularity, Guard, JobSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec, OptimiserSpec, OutputSpec,
-    PoolingSpec, ScheduleSpec, Start, TensorPolicy, TensorRule, TwaSpec,
+    Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,
+    OptimiserSpec, OutputSpec, PoolingSpec, ScheduleSpec, Start, TensorPolicy, TensorRule, TwaSpec,
 };

@@ -19,6 +19,9 @@ pub struct Report {
     /// How the candidates lie to each other; absent where the method needs no projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub geometry: Option<Geometry>,
+    /// What an average of adapters lost by its rank; absent where no adapter was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraReport>,
     /// Number of samples fitted on.
     pub fit_samples: u64,
     /// Number of samples selected on.
@@ -45,6 +48,17 @@ pub struct FitReport {
     /// Select loss of the fitted weights as they were fitted, on quantised directions; the row `twa` has that of the
     /// exact merge, so the difference is the cost of quantisation.
     pub as_fitted_select_loss: f64,
+}
+
+/// What an averaged adapter lost by its rank: the Frobenius norm of that over the norm of the whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LoraReport {
+    /// Over all modules together.
+    pub relative_error: f64,
+    /// The module that lost most.
+    pub worst_module: String,
+    /// What it lost.
+    pub worst_relative_error: f64,
 }
 
 /// How the candidates lie to each other, from the projection: lengths are exact, angles as good as its bits.

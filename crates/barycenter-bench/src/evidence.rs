@@ -24,6 +24,8 @@ pub struct Setting {
     pub batch_norm_augment: bool,
     /// Whether all baselines are evaluated, and the guard chooses.
     pub with_baselines: bool,
+    /// Whether one seed will do: it only shows what a default was chosen from.
+    pub of_one_seed: bool,
 }
 
 impl Setting {
@@ -34,6 +36,7 @@ impl Setting {
             batch_norm: BatchNormPolicy::Recompute,
             batch_norm_augment: true,
             with_baselines: false,
+            of_one_seed: false,
         }
     }
 
@@ -81,10 +84,12 @@ pub fn settings() -> Vec<(String, Setting)> {
         let setting = twa(&|options| (options.granularity, options.form.pooling) = (granularity, Pooling::None));
         add(&format!("granularity {granularity}, no pooling"), setting);
     }
-    let setting = Setting { fit: "all of validation", ..twa(&|options| options.granularity = Granularity::Model) };
+    let setting = twa(&|options| options.granularity = Granularity::Model);
+    let setting = Setting { fit: "all of validation", of_one_seed: true, ..setting };
     add("granularity model, fit on all of validation", setting);
     for strength in [2.0, 32.0] {
-        add(&format!("pooling {strength}"), form(&|form| form.pooling = Pooling::Partial { strength }));
+        let setting = form(&|form| form.pooling = Pooling::Partial { strength });
+        add(&format!("pooling {strength}"), Setting { of_one_seed: true, ..setting });
     }
     add("constraint convex", form(&|form| form.constraint = Constraint::Convex));
     add("constraint linear", form(&|form| form.constraint = Constraint::Linear));

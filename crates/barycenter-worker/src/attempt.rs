@@ -90,7 +90,7 @@ impl Attempt<'_> {
 
     async fn fetch(&self) -> Result<Inputs, Failure> {
         let lease = &self.lease;
-        let total = (lease.datasets.len() + lease.candidates.len()) as u64;
+        let total = (lease.datasets.len() + lease.candidates.len() + usize::from(lease.base.is_some())) as u64;
         let datasets = lease
             .datasets
             .iter()
@@ -98,8 +98,9 @@ impl Attempt<'_> {
         let candidates = lease
             .candidates
             .iter()
+            .chain(&lease.base)
             .map(|c| (format!("/v1/checkpoints/{}/content", c.checkpoint_id), c.size_bytes, &c.digest_blake3));
-        let mut paths = Vec::with_capacity(lease.datasets.len() + lease.candidates.len());
+        let mut paths = Vec::with_capacity(total as usize);
         for (url_path, size_bytes, digest) in datasets.chain(candidates) {
             self.journal.report(Phase::Fetch, paths.len() as u64, total).map_err(Failure::from)?;
             let fetch = || self.cache.fetch(self.client, &url_path, size_bytes, digest);
@@ -108,8 +109,9 @@ impl Attempt<'_> {
         if let Err(error) = self.cache.evict(&paths.iter().cloned().collect::<HashSet<_>>()) {
             warn!(%error, "the cache could not be trimmed");
         }
+        let base = lease.base.as_ref().and_then(|_| paths.pop());
         let candidates = paths.split_off(lease.datasets.len());
-        Ok(Inputs { candidates, datasets: paths })
+        Ok(Inputs { candidates, base, datasets: paths })
     }
 
     async fn compute(&self, inputs: Inputs, artifact: std::path::PathBuf) -> Result<Product, Failure> {

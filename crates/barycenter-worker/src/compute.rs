@@ -24,6 +24,7 @@ use crate::{
     cache::Cache,
     convert,
     journal::{Journal, Reporter},
+    lora::{self, Models},
 };
 
 /// The threads that a worker computes on.
@@ -37,6 +38,8 @@ pub(crate) fn thread_pool(threads: Option<NonZeroUsize>) -> anyhow::Result<Arc<T
 #[derive(Clone, Debug)]
 pub(crate) struct Inputs {
     pub candidates: Vec<PathBuf>,
+    /// The base model, where the candidates are adapters.
+    pub base: Option<PathBuf>,
     pub datasets: Vec<PathBuf>,
 }
 
@@ -49,6 +52,7 @@ pub(crate) struct Product {
     pub blocks: Vec<String>,
     pub not_averaged: Vec<barycenter_api::NotAveraged>,
     pub written: Written,
+    pub lora: Option<barycenter_api::LoraReport>,
     pub fit_samples: u64,
     pub select_samples: u64,
     pub select_overlaps_fit: bool,
@@ -66,26 +70,36 @@ pub(crate) fn run(
 ) -> Result<Product> {
     let spec = &lease.spec;
     let network = Arc::from(convert::network(&spec.network).build()?);
-    let candidates = inputs.candidates.iter().map(CheckpointFile::open).collect::<Result<Vec<_>>>()?;
+    let models = models(lease, inputs, cache)?;
+    let candidates = models.files.iter().map(CheckpointFile::open).collect::<Result<Vec<_>>>()?;
     let names: Vec<_> = lease.candidates.iter().map(|c| format!("step {} ({})", c.step, c.checkpoint_id)).collect();
     let datasets = Datasets::open(lease, inputs)?;
     let data = datasets.parts(lease)?;
     let (fit_samples, select_samples) = (data.fit_samples() as u64, data.select.indices.len() as u64);
     let mut reporter = Reporter(journal);
     let options = convert::options(lease, data.fit[0].dataset.kind())?;
-    let method = options.method.name();
+    let (method, dtype) = (options.method.name(), options.dtype);
     let averaging = Averaging::new(network, &candidates, &names, data, options, &mut reporter)?;
     journal.name_blocks(averaging.blocks().names());
 
-    let (projection, projection_cached) = cached_projection(lease, cache, &averaging, journal)?;
+    let (projection, projection_cached) = cached_projection(&models.digests, cache, &averaging, journal)?;
     let state = lease.fit_state.as_ref().map(|bytes| State::from_bytes(&bytes.0)).transpose()?;
     if let Some(state) = &state {
         info!(job.id = %lease.job_id, step = state.fit.step, "resuming the fit");
     }
     let outcome = averaging.run(projection.as_ref(), state, &mut reporter)?;
 
-    let file = File::create(artifact).map_err(|e| Error::io(artifact, e))?;
-    let written = averaging.materialise(&outcome, BufWriter::new(file), &mut reporter)?;
+    let found = (&averaging, &outcome);
+    let of_adapters = match &spec.lora {
+        Some(spec) => lora::write(spec, &inputs.candidates, &names, found, dtype, artifact)?,
+        None => None,
+    };
+    let (written, lora) = if let Some((written, report)) = of_adapters {
+        (written, Some(report))
+    } else {
+        let file = File::create(artifact).map_err(|e| Error::io(artifact, e))?;
+        (averaging.materialise(&outcome, BufWriter::new(file), &mut reporter)?, None)
+    };
     Ok(Product {
         method,
         blocks: averaging.blocks().names().to_vec(),
@@ -96,6 +110,7 @@ pub(crate) fn run(
             .collect(),
         outcome,
         written,
+        lora,
         fit_samples,
         select_samples,
         select_overlaps_fit: Datasets::overlap(lease),
@@ -104,16 +119,27 @@ pub(crate) fn run(
     })
 }
 
+/// The candidates as models.
+fn models(lease: &Lease, inputs: &Inputs, cache: &Cache) -> Result<Models> {
+    match (&lease.spec.lora, &inputs.base) {
+        (Some(lora), Some(base)) => Models::adapted(lora, base, &inputs.candidates, cache.scratch()),
+        (Some(_), None) => Err(Error::input("the lease has no base model for its adapters")),
+        (None, _) => {
+            let digests = lease.candidates.iter().map(|candidate| candidate.digest_blake3.clone()).collect();
+            Ok(Models::stored(inputs.candidates.clone(), digests))
+        }
+    }
+}
+
 /// The projection from the cache, or built and put there; none where the method needs none. A damaged one is built anew.
 fn cached_projection(
-    lease: &Lease,
+    digests: &[String],
     cache: &Cache,
     averaging: &Averaging<'_>,
     journal: &Journal,
 ) -> Result<(Option<Projection>, bool)> {
     journal.report(Phase::Projection, 0, 1)?;
-    let digests: Vec<_> = lease.candidates.iter().map(|c| c.digest_blake3.clone()).collect();
-    let Some(key) = averaging.projection_key(&digests) else { return Ok((None, false)) };
+    let Some(key) = averaging.projection_key(digests) else { return Ok((None, false)) };
     let path = cache.projection(&key);
     if path.exists() {
         match Projection::load(&path) {

@@ -9,6 +9,7 @@ mod cache;
 mod compute;
 mod convert;
 mod journal;
+mod lora;
 mod report;
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};

@@ -22,6 +22,7 @@ pub(crate) fn report(lease: &Lease, product: &Product, phases: Vec<PhaseTime>) -
             as_fitted_select_loss: fit.as_fitted_select_loss,
         }),
         geometry: outcome.geometry.as_ref().map(|found| geometry(lease, found)),
+        lora: product.lora.clone(),
         fit_samples: product.fit_samples,
         select_samples: product.select_samples,
         select_overlaps_fit: product.select_overlaps_fit,

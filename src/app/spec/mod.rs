@@ -3,6 +3,7 @@
 //! Every fault is found before the spec is refused: whoever writes a spec corrects it once.
 
 mod data;
+mod lora;
 mod method;
 mod network;
 mod objective;
@@ -63,9 +64,13 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
     objective::check(spec.objective.as_ref(), &mut faults);
     let candidates = find_candidates(conn, &spec, &mut faults).await?;
     method::resolve(&mut spec.method, candidates.as_ref().map(|candidates| candidates.members.len()), &mut faults);
-    let held = candidates.as_ref().map(|candidates| candidates.tensors.as_slice());
+    let models = lora::models(conn, &spec, candidates.as_ref(), &mut faults).await?;
+    let held = models.as_ref().map(|models| models.tensors.as_slice());
     let network = network::check(&spec.network, held, &mut faults);
     let averaged = network.as_deref().and_then(|network| tensors::averaged(&spec, network, held, &mut faults));
+    if let (Some(models), Some(averaged)) = (&models, &averaged) {
+        lora::check_averaged(&spec, models, averaged, &mut faults);
+    }
     let shard_size = spec.output.shard_size_bytes;
     faults.check(shard_size != Some(0), "output.shard_size_bytes", || "must be at least 1".into());
     let data = data::resolve(conn, &mut spec, network.as_deref(), &mut faults).await?;

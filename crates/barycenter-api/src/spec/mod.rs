@@ -13,7 +13,7 @@ pub use self::{
         Basis, Constraint, Curve, Granularity, MethodSpec, OptimiserSpec, PoolingSpec, ScheduleSpec, Start, TwaSpec,
     },
     network::NetworkSpec,
-    output::{FloatDtype, OutputSpec, TensorPolicy, TensorRule},
+    output::{FloatDtype, LoraResult, LoraSpec, OutputSpec, TensorPolicy, TensorRule},
 };
 
 /// An averaging job. The server fills in every default and returns the spec so completed.
@@ -36,6 +36,9 @@ pub struct JobSpec {
     /// Running statistics of the averaged model.
     #[serde(default)]
     pub batch_norm: BatchNormSpec,
+    /// Where the candidates are adapters: what they adapt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSpec>,
     /// What becomes of tensors that are not to go by their role in the network.
     #[serde(default)]
     pub tensors: Vec<TensorRule>,

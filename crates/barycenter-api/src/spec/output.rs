@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 /// A policy for the tensors whose names match a pattern. Of several rules that match a name the first counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -36,6 +37,39 @@ pub struct OutputSpec {
     /// Most bytes of tensors in a file when it is pulled: `barycenter artifact pull` then writes a folder of files with their
     /// index. The service keeps one file.
     pub shard_size_bytes: Option<u64>,
+}
+
+/// The candidates are low-rank adapters (`LoRA`, Hu et al. 2021) in PEFT's names, of factors alone: what is averaged are their
+/// products, exactly.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoraSpec {
+    /// Checkpoint of the network that the adapters were trained on.
+    pub base_checkpoint_id: Uuid,
+    /// What `B A` is multiplied by: `lora_alpha / r`, or `lora_alpha / √r` for rank-stabilised adapters.
+    pub scale: f64,
+    /// Whether the network's weights have their inputs along the rows (PEFT's `fan_in_fan_out`; GPT-2 has).
+    #[serde(default)]
+    pub transposed: bool,
+    /// What is written.
+    #[serde(default)]
+    pub result: LoraResult,
+}
+
+/// What an average of adapters becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LoraResult {
+    /// The base model with the averaged products in it.
+    #[default]
+    Model,
+    /// The averaged products alone: one matrix a module, to add to the base model's weights.
+    Delta {},
+    /// An adapter of this rank with scale 1, by a truncated singular value decomposition; the report tells what it lost.
+    Adapter {
+        /// Columns of `B`, 1 to 65,535.
+        rank: u16,
+    },
 }
 
 /// Floating-point element types, as safetensors spells them.

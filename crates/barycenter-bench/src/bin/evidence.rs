@@ -39,7 +39,8 @@ fn main() -> Result<()> {
     let mut rows = read_rows(output)?;
     for seed in 1..=seeds {
         for (name, setting) in settings().into_iter().filter(|(name, _)| name.contains(word)) {
-            if rows.iter().any(|row| row["settings"] == name && row["seed"] == seed) {
+            let is_there = rows.iter().any(|row| row["settings"] == name && row["seed"] == seed);
+            if is_there || (setting.of_one_seed && seed > 1) {
                 continue;
             }
             rows.extend(scene.rows(&name, &setting, seed)?);

@@ -124,7 +124,8 @@ impl Adapters<'_> {
         };
         let merge = |file: &File| {
             let mut buffer = BufWriter::new(file);
-            let merged = merge_adapters(&candidates, &names, self.weights, goal, self.dtype, &mut buffer)?;
+            let merged =
+                merge_adapters(&candidates, &names, &|_| Ok(self.weights.to_vec()), goal, self.dtype, &mut buffer)?;
             buffer.flush()?;
             drop(buffer);
             file.sync_all()?;

@@ -50,6 +50,15 @@ impl Averaging<'_> {
     }
 }
 
+impl Averaging<'_> {
+    /// The candidates' weights in an averaged tensor; `None` where it is not averaged.
+    pub fn weights_of(&self, outcome: &Outcome, tensor: &str) -> Option<Vec<f64>> {
+        let place = self.averaged.iter().position(|name| name == tensor)?;
+        let column = outcome.coefficients.iter().skip(self.blocks.block_of(place));
+        Some(column.step_by(self.blocks.len()).copied().collect())
+    }
+}
+
 impl Outcome {
     /// The weights to write in place of the sums.
     fn as_fitted(&self) -> Option<&Model> {

@@ -4,14 +4,16 @@
 //! whole matrix (*delta*), or as an adapter again, cut to a rank by a truncated singular value decomposition, which is the
 //! nearest matrix of that rank (Eckart and Young 1936). Averages of the factors apart would be neither.
 
+mod apply;
 mod low_rank;
 mod modules;
 
 use std::{collections::BTreeMap, io::Write};
 
 pub use self::{
+    apply::apply_adapter,
     low_rank::{LowRank, Truncated},
-    modules::{AdaptedModule, adapted_modules},
+    modules::{AdaptedModule, adapted_modules, check_adapter},
 };
 use super::weighted_values;
 use crate::{
@@ -48,6 +50,9 @@ pub struct MergedAdapters {
 /// A tensor to write, with its numbers.
 type Filled = (TensorSpec, Vec<f64>);
 
+/// The weights of the candidates, for a module or, without one, for the tensors that are no factors.
+pub type WeightsOf<'a> = dyn Fn(Option<&AdaptedModule>) -> Result<Vec<f64>> + 'a;
+
 /// Averages adapters, each with its own `scale`; tensors besides the factors are averaged like any others, or copied from the last
 /// candidate where they are no floats. `dtype` is the element type of the result, that of the last candidate's tensors where absent. One module is
 /// held at a time in f64, and the result.
@@ -57,7 +62,7 @@ type Filled = (TensorSpec, Vec<f64>);
 pub fn merge_adapters(
     candidates: &[(CheckpointFile, f64)],
     names: &[String],
-    weights: &[f64],
+    weights_of: &WeightsOf<'_>,
     goal: AdapterGoal,
     dtype: Option<Dtype>,
     output: impl Write,
@@ -70,10 +75,11 @@ pub fn merge_adapters(
     let (mut filled, mut errors): (Vec<Filled>, _) = (Vec::new(), Vec::new());
     let (mut whole, mut lost) = (0.0, 0.0);
     for module in &modules {
+        let weights = weights_of(Some(module))?;
         let part = |((file, scale), weight): (&(CheckpointFile, f64), &f64)| {
             Ok((*weight, LowRank::read(file, module, *scale)?))
         };
-        let sum = LowRank::sum(&candidates.iter().zip(weights).map(part).collect::<Result<Vec<_>>>()?)?;
+        let sum = LowRank::sum(&candidates.iter().zip(&weights).map(part).collect::<Result<Vec<_>>>()?)?;
         let dtype = dtype.unwrap_or(last.tensor(&module.b)?.dtype);
         let relative_error = fill(module, &sum, goal, dtype, &mut filled);
         let square = sum.square();
@@ -81,7 +87,7 @@ pub fn merge_adapters(
         errors.push((module.module.clone(), relative_error));
     }
     let relative_error = if whole > 0.0 { (lost / whole).sqrt() } else { 0.0 };
-    let written = write(candidates, weights, &modules, filled, dtype, output)?;
+    let written = write(candidates, &weights_of(None)?, &modules, filled, dtype, output)?;
     Ok(MergedAdapters { written, modules: errors, relative_error })
 }
 
@@ -98,7 +104,7 @@ fn fill(module: &AdaptedModule, sum: &LowRank, goal: AdapterGoal, dtype: Dtype, 
             relative_error
         }
         AdapterGoal::Delta { transposed } => {
-            let name = format!("{}.weight", module.base_name());
+            let name = module.weight_name();
             let filled_delta = if transposed {
                 (spec(&name, [inputs, outputs]), sum.transposed().delta())
             } else {

@@ -42,7 +42,7 @@ fn candidates() -> Vec<(CheckpointFile, f64)> {
 fn merged(goal: AdapterGoal, dtype: Option<Dtype>) -> (CheckpointFile, MergedAdapters) {
     let names = ["a", "b", "c"].map(str::to_owned);
     let mut bytes = Vec::new();
-    let merged = merge_adapters(&candidates(), &names, &WEIGHTS, goal, dtype, &mut bytes).unwrap();
+    let merged = merge_adapters(&candidates(), &names, &|_| Ok(WEIGHTS.to_vec()), goal, dtype, &mut bytes).unwrap();
     (CheckpointFile::from_bytes(bytes).unwrap(), merged)
 }
 
@@ -120,11 +120,70 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
         let names = ["first", "last"].map(str::to_owned);
         let goal = AdapterGoal::Adapter { rank: 2 };
         let pair = [(first, 1.0), (adapter(2, 2), 1.0)];
-        merge_adapters(&pair, &names, &[0.5, 0.5], goal, None, std::io::sink()).unwrap_err().to_string()
+        merge_adapters(&pair, &names, &|_| Ok(vec![0.5; 2]), goal, None, std::io::sink()).unwrap_err().to_string()
     };
     assert!(refusal(lacking).contains("candidate `first` lacks `base_model.model.v.bias`"));
     let no_adapter = whole.select(["steps"]).unwrap();
     assert!(adapted_modules(&no_adapter).unwrap_err().to_string().contains("none has `.lora_A`"));
     let half = whole.select(["base_model.model.q.lora_A.weight"]).unwrap();
     assert!(adapted_modules(&half).unwrap_err().to_string().contains("lora_B"));
+}
+
+/// A base model whose two weights the adapters adapt, transposed or not.
+fn base(transposed: bool) -> CheckpointFile {
+    let mut draws = crate::data::Draws::keyed(&[9, 9, 9]);
+    let shape = |outputs: usize| if transposed { vec![6, outputs] } else { vec![outputs, 6] };
+    let specs = [("q.weight", shape(4)), ("v.weight", shape(5)), ("other", vec![3])].map(|(name, shape)| TensorSpec {
+        name: name.to_owned(),
+        dtype: Dtype::F32,
+        shape,
+    });
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes, specs.to_vec(), &BTreeMap::new()).unwrap();
+    for spec in specs {
+        let values: Vec<f64> = (0..spec.shape.iter().product()).map(|_| draws.normal()).collect();
+        writer.write(&spec.name, &encoded(spec.dtype, &values)).unwrap();
+    }
+    writer.finish().unwrap();
+    CheckpointFile::from_bytes(bytes).unwrap()
+}
+
+fn factors_of(file: &CheckpointFile) -> CheckpointFile {
+    let names: Vec<_> = file.layout().tensors.iter().map(|t| t.name.as_str()).filter(|n| n.contains("lora")).collect();
+    file.select(names).unwrap()
+}
+
+#[test]
+fn the_average_of_adapted_models_is_the_base_model_with_the_averaged_delta() {
+    for transposed in [false, true] {
+        let base = base(transposed);
+        let adapted = candidates().into_iter().map(|(adapter, scale)| {
+            let mut bytes = Vec::new();
+            apply_adapter(&base, &factors_of(&adapter), scale, transposed, &mut bytes).unwrap();
+            CheckpointFile::from_bytes(bytes).unwrap()
+        });
+        let adapted: Vec<_> = adapted.collect();
+        let (delta, _) = merged(AdapterGoal::Delta { transposed }, Some(Dtype::F64));
+        for (name, count) in [("q.weight", 24), ("v.weight", 30)] {
+            let (base, delta) = (base.read_f32(name).unwrap(), delta.read_f32(name).unwrap());
+            let adapted: Vec<_> = adapted.iter().map(|file| file.read_f32(name).unwrap()).collect();
+            for e in 0..count {
+                let average: f64 = WEIGHTS.iter().zip(&adapted).map(|(w, file)| w * f64::from(file[e])).sum();
+                assert!((average - f64::from(base[e]) - f64::from(delta[e])).abs() < 1e-5, "{name} {e}");
+            }
+        }
+        assert_eq!(adapted[0].bytes("other").unwrap(), base.bytes("other").unwrap());
+    }
+}
+
+#[test]
+fn an_adapter_of_another_model_is_refused_by_the_tensor_that_differs() {
+    let refusal = |base: &CheckpointFile, adapter: &CheckpointFile, transposed| {
+        apply_adapter(base, adapter, 1.0, transposed, std::io::sink()).unwrap_err().to_string()
+    };
+    let (base, whole) = (base(false), adapter(2, 1));
+    assert!(refusal(&base, &whole, false).contains("`base_model.model.v.bias` of the adapter is no factor"));
+    assert!(refusal(&base, &factors_of(&whole), true).contains("do not fit `q.weight`"));
+    let other = base.select(["q.weight", "other"]).unwrap();
+    assert!(refusal(&other, &factors_of(&whole), false).contains("the base model has no `v.weight`"));
 }
