@@ -5,16 +5,13 @@ use std::path::Path;
 use barycenter_api::{
     CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobState, PushCheckpoint, PushDataset, client::ByteCounter,
 };
-use barycenter_core::{
-    checkpoint::{CheckpointFile, Dtype, TensorSpec},
-    data::Draws,
-};
+use barycenter_core::checkpoint::CheckpointFile;
 use serde_json::json;
 use sqlx::PgPool;
 
 use crate::{
     cluster::Cluster,
-    inputs::{bytes, signed, submit, write},
+    inputs::{draw, submit, tensor, write},
 };
 
 const FEATURES: usize = 6;
@@ -23,16 +20,6 @@ const SAMPLES: usize = 600;
 const SCALE: f32 = 2.0;
 /// What the adapters add, in parts of what the base model lacks: their mean is far from 1.
 const PARTS: [f32; 4] = [0.5, 2.0, 3.0, 2.5];
-
-fn tensor(name: &str, shape: &[usize], values: &[f32]) -> (TensorSpec, Vec<u8>) {
-    let spec = TensorSpec { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec() };
-    (spec, bytes(values.iter().copied()))
-}
-
-fn draw(seed: u64, count: usize) -> Vec<f32> {
-    let mut draws = Draws::keyed(&[seed]);
-    (0..count).map(|_| signed(&mut draws)).collect()
-}
 
 /// What the base model lacks: a product of rank 1.
 fn lacking() -> (Vec<f32>, Vec<f32>) {

@@ -36,6 +36,18 @@ pub fn signed(draws: &mut Draws) -> f32 {
     draws.below(1 << 20) as f32 / (1 << 19) as f32 - 1.0
 }
 
+/// A tensor of a file with its values.
+pub fn tensor(name: &str, shape: &[usize], values: &[f32]) -> (TensorSpec, Vec<u8>) {
+    let spec = TensorSpec { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec() };
+    (spec, bytes(values.iter().copied()))
+}
+
+/// Numbers in [−1, 1), the same for a seed.
+pub fn draw(seed: u64, count: usize) -> Vec<f32> {
+    let mut draws = Draws::keyed(&[seed]);
+    (0..count).map(|_| signed(&mut draws)).collect()
+}
+
 /// Writes a checkpoint: the common weights, pulled apart by a noise of its own.
 pub fn checkpoint(path: &Path, candidate: usize) {
     let network = NetworkSpec::Mlp { features: FEATURES.to_vec() }.build().unwrap();

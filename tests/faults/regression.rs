@@ -6,16 +6,12 @@ use barycenter_api::{
     CandidateSetRule, CreateCandidateSet, CreateRun, DatasetKind, Job, JobState, ObjectiveSpec, PushCheckpoint,
     PushDataset, client::ByteCounter,
 };
-use barycenter_core::{
-    checkpoint::{Dtype, TensorSpec},
-    data::Draws,
-};
 use serde_json::json;
 use sqlx::PgPool;
 
 use crate::{
     cluster::Cluster,
-    inputs::{bytes, signed, submit, write},
+    inputs::{draw, submit, tensor, write},
 };
 
 const FEATURES: usize = 6;
@@ -23,17 +19,6 @@ const TARGETS: usize = 2;
 const SAMPLES: usize = 600;
 /// Where the candidates lie on a line through the optimum at 0: on both sides of it, with a mean that is far from it.
 const OFFSETS: [f32; 4] = [-0.5, 1.0, 2.0, 1.5];
-
-/// A tensor of a file with its values.
-fn tensor(name: &str, shape: &[usize], values: &[f32]) -> (TensorSpec, Vec<u8>) {
-    let spec = TensorSpec { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec() };
-    (spec, bytes(values.iter().copied()))
-}
-
-fn draw(seed: u64, count: usize) -> Vec<f32> {
-    let mut draws = Draws::keyed(&[seed]);
-    (0..count).map(|_| signed(&mut draws)).collect()
-}
 
 /// A linear network so many steps away from the true one, in a direction common to all.
 fn weights(offset: f32) -> (Vec<f32>, Vec<f32>) {
