@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A fit takes and gives back large buffers at every step; glibc returns each of them to the kernel.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: barycenter_allocator::MiMalloc = barycenter_allocator::MiMalloc;
 
 /// Turns the checkpoints of a training run into one better model.
 #[derive(Parser)]
@@ -43,6 +43,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    barycenter_allocator::keep_between_steps();
     let arguments = Arguments::parse();
     let ran = match arguments.command {
         Command::Client(command) => return barycenter_cli::run(command).await,

@@ -17,7 +17,7 @@ use candle_core::{Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: barycenter_allocator::MiMalloc = barycenter_allocator::MiMalloc;
 
 const COLUMNS: usize = 1 << 18;
 const N: usize = 16;
@@ -79,6 +79,7 @@ fn step(network: &dyn Network, parameters: &[Vec<f32>], inputs: &Tensor) -> Vec<
 }
 
 fn networks(criterion: &mut Criterion) {
+    barycenter_allocator::keep_between_steps();
     let mut group = criterion.benchmark_group("step");
     for (name, spec, shape) in [
         ("mlp", NetworkSpec::Mlp { features: vec![784, 512, 512, 10] }, vec![128, 784]),

@@ -1,8 +1,9 @@
 //! The methods and settings of the evidence table (`docs/method.md`, "Evidence").
 
 use barycenter_core::{
-    average::{BatchNormPolicy, Method, Rule, Start, TwaOptions},
+    average::{BatchNormPolicy, Method, Rule, Start, TensorPolicy, TwaOptions},
     blocks::Granularity,
+    checkpoint::Dtype,
     fit::{Basis, Constraint, Form, Optimiser, Pooling, Schedule},
     merge::weights::Curve,
 };
@@ -10,6 +11,8 @@ use barycenter_core::{
 /// Steps of a fit, as near as whole passes come.
 const STEPS: f64 = 200.0;
 const BATCH_SIZE: usize = 128;
+/// Checkpoints of the evidence's run.
+const CANDIDATES: usize = 16;
 /// What a job gets that names nothing.
 const STRENGTH: f64 = 8.0;
 
@@ -26,10 +29,19 @@ pub struct Setting {
     pub with_baselines: bool,
     /// Whether one seed will do: it only shows what a default was chosen from.
     pub of_one_seed: bool,
+    /// What becomes of tensors by their names.
+    pub tensors: Vec<(&'static str, TensorPolicy)>,
+    /// Element type of the result; its losses are those of the file, read back.
+    pub dtype: Option<Dtype>,
+    /// Whether the fit starts from the coefficients of an earlier one, on all candidates but these last ones.
+    pub new_candidates: Option<usize>,
+    /// The part of the usual steps that a fit makes.
+    pub steps: f64,
 }
 
 impl Setting {
-    fn new(method: Method) -> Self {
+    /// A method on the usual data, without baselines.
+    pub fn new(method: Method) -> Self {
         Self {
             method,
             fit: "validation + train",
@@ -37,6 +49,10 @@ impl Setting {
             batch_norm_augment: true,
             with_baselines: false,
             of_one_seed: false,
+            tensors: Vec::new(),
+            dtype: None,
+            new_candidates: None,
+            steps: 1.0,
         }
     }
 
@@ -45,7 +61,7 @@ impl Setting {
         let mut method = self.method.clone();
         if let Method::Twa(twa) = &mut method {
             let steps_per_epoch = samples.div_ceil(BATCH_SIZE) as f64;
-            twa.epochs = (STEPS / steps_per_epoch).round().clamp(1.0, 20.0) as u64;
+            twa.epochs = (STEPS * self.steps / steps_per_epoch).round().clamp(1.0, 20.0) as u64;
         }
         method
     }
@@ -112,12 +128,21 @@ pub fn settings() -> Vec<(String, Setting)> {
     add("sam_rho 0.5", twa(&|options| options.sam_rho = 0.5));
     add("patience 1", twa(&|options| options.patience = Some(1)));
     add("start best", twa(&|options| options.start = Start::Best));
+    for (name, steps) in [("start an earlier job", 1.0), ("start an earlier job, half the steps", 0.5)] {
+        add(name, Setting { new_candidates: Some(4), steps, ..twa(&|_| {}) });
+    }
+    add("half the steps", Setting { steps: 0.5, ..twa(&|_| {}) });
+    add("tensors fc.* copy", Setting { tensors: vec![("fc.*", TensorPolicy::Copy)], ..twa(&|_| {}) });
+    add("output dtype BF16", Setting { dtype: Some(Dtype::Bf16), ..twa(&|_| {}) });
     add("batch_norm plain images", Setting { batch_norm_augment: false, ..twa(&|_| {}) });
     add("batch_norm average", Setting { batch_norm: BatchNormPolicy::Average, ..twa(&|_| {}) });
     add("batch_norm copy", Setting { batch_norm: BatchNormPolicy::Copy, ..twa(&|_| {}) });
+    let growing = (1..=CANDIDATES).map(|position| position as f64).collect();
+    add("fixed weights 1 to 16", rule(Rule::Fixed(growing)));
     for decay in [0.8, 0.9] {
         add(&format!("ema {decay}"), rule(Rule::Ema { decay }));
     }
+    add("weights of a linear decay", rule(Rule::Schedule(Curve::Linear)));
     add("weights of a cosine decay", rule(Rule::Schedule(Curve::Cosine)));
     add("weights of a 1 − √x decay", rule(Rule::Schedule(Curve::OneMinusSqrt)));
     all

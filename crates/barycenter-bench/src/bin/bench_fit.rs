@@ -20,9 +20,10 @@ use barycenter_core::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: barycenter_allocator::MiMalloc = barycenter_allocator::MiMalloc;
 
 fn main() -> Result<()> {
+    barycenter_allocator::keep_between_steps();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let folder = arguments.first().ok_or_else(|| Error::input("name the folder of checkpoints and data"))?;
     let number = |position: usize, default: usize| -> usize {

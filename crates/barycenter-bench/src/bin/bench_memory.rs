@@ -28,7 +28,7 @@ use barycenter_core::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: barycenter_allocator::MiMalloc = barycenter_allocator::MiMalloc;
 
 const SHAPES: [&str; 5] = ["mlp", "resnet20", "resnet18", "vit", "gpt2"];
 const CLASSES: usize = 10;
@@ -61,6 +61,7 @@ fn shape(name: &str) -> Result<Shape> {
 }
 
 fn main() -> Result<()> {
+    barycenter_allocator::keep_between_steps();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let folder = arguments.first().ok_or_else(|| Error::input("name a folder for the files"))?;
     let Some(name) = arguments.get(1) else {

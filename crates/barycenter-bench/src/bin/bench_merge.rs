@@ -21,9 +21,10 @@ use barycenter_core::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: barycenter_allocator::MiMalloc = barycenter_allocator::MiMalloc;
 
 fn main() -> Result<()> {
+    barycenter_allocator::keep_between_steps();
     let arguments = Arguments::of_process();
     let paths = checkpoints::make(&arguments)?;
     arguments.pool().install(|| measure(&arguments, &paths));

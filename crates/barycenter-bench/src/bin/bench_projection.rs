@@ -20,9 +20,10 @@ use barycenter_core::{
 use rayon::prelude::*;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: barycenter_allocator::MiMalloc = barycenter_allocator::MiMalloc;
 
 fn main() -> Result<()> {
+    barycenter_allocator::keep_between_steps();
     let argument = |position: usize, default: usize| {
         std::env::args().nth(position).and_then(|text| text.parse().ok()).unwrap_or(default)
     };

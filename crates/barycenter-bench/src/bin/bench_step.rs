@@ -14,7 +14,7 @@ use barycenter_core::{Error, Result, ops};
 use candle_core::{Device, Tensor};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: barycenter_allocator::MiMalloc = barycenter_allocator::MiMalloc;
 
 const CLASSES: usize = 10;
 const VOCABULARY: usize = 8192;
@@ -22,6 +22,7 @@ const VOCABULARY: usize = 8192;
 const WARM_UP: usize = 2;
 
 fn main() -> Result<()> {
+    barycenter_allocator::keep_between_steps();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let name = arguments.first().map_or("resnet20", String::as_str);
     let number =

@@ -8,12 +8,15 @@
 
 use std::{path::Path, sync::Arc};
 
-use barycenter_bench::{evidence::settings, process};
+use barycenter_bench::{
+    evidence::{Setting, default_twa, settings},
+    process,
+};
 use barycenter_core::{
     Error, Result,
     average::{
         AverageData, AverageOptions, Averaging, Baselines, BatchNormOptions, BatchNormPolicy, Materialise, Method,
-        Part, Phase, Progress,
+        MethodScores, Outcome, Part, Phase, Progress, Rule, Start, TensorPolicy, TensorRule,
     },
     checkpoint::CheckpointFile,
     data::{Augmentation, Dataset, split},
@@ -23,12 +26,13 @@ use barycenter_core::{
 use serde_json::{Value, json};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: barycenter_allocator::MiMalloc = barycenter_allocator::MiMalloc;
 
 /// What a job keeps of the held-out data where training data is fitted on too; the same select part in every line.
 const SELECT_FRACTION: f64 = 0.5;
 
 fn main() -> Result<()> {
+    barycenter_allocator::keep_between_steps();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, output, rest @ ..] = arguments.as_slice() else {
         return Err(Error::input("name the folder of checkpoints and data, and the file of rows"));
@@ -97,12 +101,9 @@ impl Scene {
         })
     }
 
-    /// Runs one setting; a rule's row brings those of the baselines with it.
-    fn rows(&self, name: &str, setting: &barycenter_bench::evidence::Setting, seed: u64) -> Result<Vec<Value>> {
-        let network: Arc<dyn Network> = Arc::from(NetworkSpec::ResnetCifar { depth: 20, classes: 10 }.build()?);
-        let data = self.data(setting.fit, seed)?;
-        let samples = data.fit_samples();
-        let options = AverageOptions {
+    fn options(setting: &Setting, samples: usize, seed: u64) -> Result<AverageOptions> {
+        let rule = |(pattern, policy): &(&str, TensorPolicy)| TensorRule::new(pattern, *policy);
+        Ok(AverageOptions {
             method: setting.method_for(samples),
             batch_size: 128,
             augmentation: Augmentation { pad: 4, flip: true },
@@ -115,34 +116,57 @@ impl Scene {
             baselines: if setting.with_baselines { Baselines::All } else { Baselines::Uniform },
             guard: setting.with_baselines,
             materialise: Materialise::Exact,
-            tensors: Vec::new(),
-            dtype: None,
+            tensors: setting.tensors.iter().map(rule).collect::<Result<_>>()?,
+            dtype: setting.dtype,
             seed,
-        };
+        })
+    }
+
+    fn averaging<'a>(
+        &'a self,
+        candidates: &'a [CheckpointFile],
+        data: AverageData,
+        options: AverageOptions,
+        clock: &mut FitClock,
+    ) -> Result<Averaging<'a>> {
+        let network: Arc<dyn Network> = Arc::from(NetworkSpec::ResnetCifar { depth: 20, classes: 10 }.build()?);
+        Averaging::new(network, candidates, &self.names[..candidates.len()], data, options, clock)
+    }
+
+    /// Runs one setting; a rule's row brings those of the baselines with it.
+    fn rows(&self, name: &str, setting: &Setting, seed: u64) -> Result<Vec<Value>> {
+        let data = self.data(setting.fit, seed)?;
+        let mut options = Self::options(setting, data.fit_samples(), seed)?;
+        if let (Some(new), Method::Twa(twa)) = (setting.new_candidates, &mut options.method) {
+            twa.start = Start::Coefficients(self.earlier_coefficients(new, seed)?);
+        }
         let method = options.method.clone();
         let mut clock = FitClock::default();
-        let averaging = Averaging::new(network, &self.candidates, &self.names, data, options, &mut clock)?;
+        let averaging = self.averaging(&self.candidates, data, options, &mut clock)?;
         let projection = averaging.build_projection(&mut clock)?;
-        let outcome = averaging.run(projection.as_ref(), None, &mut clock)?;
+        let mut outcome = averaging.run(projection.as_ref(), None, &mut clock)?;
+        let is_own = |row: &MethodScores| row.method == method.name();
+        if setting.dtype.is_some() {
+            let read_back = self.read_back(&averaging, &outcome, self.data(setting.fit, seed)?, seed)?;
+            let own = outcome.methods.iter_mut().find(|row| is_own(row)).expect("a job's own method has a row");
+            (own.select, own.test) = (read_back.select, read_back.test);
+        }
         let as_fitted = outcome.fit.as_ref().map(|fit| fit.as_fitted_select_loss);
-        let is_own = |row: &str| row == method.name();
-        let wanted = outcome
-            .methods
-            .iter()
-            .filter(|row| is_own(row.method) || (setting.with_baselines && !matches!(method, Method::Twa(_))));
+        let with_others = setting.with_baselines && !matches!(method, Method::Twa(_));
+        let wanted = outcome.methods.iter().filter(|row| is_own(row) || with_others);
         Ok(wanted
             .map(|row| {
                 let test = row.test.expect("there is test data");
-                let settings = if is_own(row.method) { name.to_owned() } else { format!("baseline {}", row.method) };
+                let settings = if is_own(row) { name.to_owned() } else { format!("baseline {}", row.method) };
                 let line = json!({
                     "method": row.method,
                     "settings": settings,
                     "seed": seed,
                     "select_loss": row.select.loss,
-                    "as_fitted_select_loss": as_fitted.filter(|_| is_own(row.method)),
+                    "as_fitted_select_loss": as_fitted.filter(|_| is_own(row)),
                     "test_loss": test.loss,
                     "test_accuracy": test.accuracy,
-                    "seconds": if is_own(row.method) { clock.cpu_seconds } else { 0.0 },
+                    "seconds": if is_own(row) { clock.cpu_seconds } else { 0.0 },
                     "test_difference_from_uniform": row.test_difference_from_uniform,
                     "chosen": outcome.chosen,
                 });
@@ -150,6 +174,40 @@ impl Scene {
                 line
             })
             .collect())
+    }
+
+    /// Coefficients of a fit by default on all candidates but the last `new`, which have none of it.
+    fn earlier_coefficients(&self, new: usize, seed: u64) -> Result<Vec<f64>> {
+        let setting = Setting::new(Method::Twa(default_twa()));
+        let data = self.data(setting.fit, seed)?;
+        let options = Self::options(&setting, data.fit_samples(), seed)?;
+        let mut clock = FitClock::default();
+        let earlier = &self.candidates[..self.candidates.len() - new];
+        let averaging = self.averaging(earlier, data, options, &mut clock)?;
+        let projection = averaging.build_projection(&mut clock)?;
+        let outcome = averaging.run(projection.as_ref(), None, &mut clock)?;
+        let mut coefficients = outcome.coefficients;
+        coefficients.resize(self.candidates.len() * averaging.blocks().len(), 0.0);
+        Ok(coefficients)
+    }
+
+    /// Losses of the outcome's file: the average of two copies of it, with its own running statistics.
+    fn read_back(
+        &self,
+        averaging: &Averaging,
+        outcome: &Outcome,
+        data: AverageData,
+        seed: u64,
+    ) -> Result<MethodScores> {
+        let mut clock = FitClock::default();
+        let mut written = Vec::new();
+        averaging.materialise(outcome, &mut written, &mut clock)?;
+        let files = [CheckpointFile::from_bytes(written.clone())?, CheckpointFile::from_bytes(written)?];
+        let mut setting = Setting::new(Method::Rule(Rule::Fixed(vec![0.0, 1.0])));
+        setting.batch_norm = BatchNormPolicy::Copy;
+        let options = Self::options(&setting, data.fit_samples(), seed)?;
+        let mut outcome = self.averaging(&files, data, options, &mut clock)?.run(None, None, &mut clock)?;
+        Ok(outcome.methods.pop().expect("a job's own method has a row"))
     }
 }
 

@@ -26,7 +26,7 @@ use barycenter_core::{
 use serde_json::{Value, json};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: barycenter_allocator::MiMalloc = barycenter_allocator::MiMalloc;
 
 const CANDIDATES: u64 = 12;
 const FEATURES: usize = 24;
@@ -36,6 +36,7 @@ const ROW: usize = 33;
 const EPOCHS: u64 = 40;
 
 fn main() -> Result<()> {
+    barycenter_allocator::keep_between_steps();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [root, output, rest @ ..] = arguments.as_slice() else {
         return Err(Error::input("name the folder of the documents, and the file of rows"));
