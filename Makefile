@@ -6,7 +6,7 @@ export SQLX_OFFLINE := true
 
 WITH_POSTGRES := cargo run --quiet -p private-postgres --bin with-postgres --
 
-.PHONY: help install demo dev test check bench evidence fuzz regenerate
+.PHONY: help install demo dev test check bench load evidence fuzz regenerate
 
 help:
 	@echo "make demo        build, then show the main job from training to averaged model (KEEP=1 leaves the service up)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test        every test, on a private Postgres of this machine"
 	@echo "make check       formatting, lints, the layer rule, dependencies"
 	@echo "make bench       every benchmark beside its peer; one table, also target/bench.json (ONLY=merge for one group)"
+	@echo "make load        the service under load beside MLflow; one table, also target/load.json (ONLY=pages for one group)"
 	@echo "make evidence    every method and setting on real checkpoints; the table of docs/method.md (DATA=folder SEEDS=3 FRESH=1)"
 	@echo "make fuzz        every fuzz target in turn, MINUTES=10 each (TARGETS=pickle for one)"
 	@echo "make regenerate  .sqlx/, openapi/ and docs/problems.md, after changes to what they are made from"
@@ -45,6 +46,12 @@ bench:
 	cargo bench -p barycenter-bench --bench kernels
 	cargo build --release -p barycenter-bench --bins
 	scripts/bench.sh --only "$(ONLY)" $(if $(KEEP),--keep $(KEEP))
+
+load:
+	scripts/install-deps.sh bench
+	cargo build --release --workspace --bins
+	scripts/load.sh --only "$(ONLY)"
+	$(if $(KEEP),python3 benches/compare/results.py target/load.json $(KEEP))
 
 # Rows that are there already are kept, those of benches/results too: a run that was stopped goes on. FRESH=1 starts anew.
 evidence: install

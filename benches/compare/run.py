@@ -9,15 +9,14 @@ of the machine harms both alike. A row is {figure, ours, against, ratio, target,
 """
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 
 import figures
+from results import keep, processor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # A pool of threads that spins while it waits steals the cores from the other side.
@@ -53,14 +52,6 @@ class Machine:
         return best
 
 
-def processor():
-    with open("/proc/cpuinfo") as file:
-        fields = dict(line.split(":", 1) for line in file if ":" in line)
-    named = {name.strip(): value.strip() for name, value in fields.items()}
-    vectors = [word for word in ("avx2", "avx512f") if word in named.get("flags", "").split()]
-    return f"{named.get('model name', platform.machine())}, family {named.get('cpu family', '?')}, {' '.join(vectors)}"
-
-
 def shown(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -71,18 +62,6 @@ def print_table(rows):
     widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-
-
-def keep(rows, name):
-    """Adds these rows to the machine's committed results; figures measured again replace the old ones."""
-    path = ROOT / "benches/results" / f"{name}.json"
-    old = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    today = datetime.date.today().isoformat()
-    new = {row["figure"]: {**row, "date": today} for row in rows}
-    kept = [new.pop(row["figure"], row) for row in old["rows"]]
-    result = {"machine": f"{processor()}, {os.cpu_count()} cores", "rows": kept + list(new.values())}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main():

@@ -27,8 +27,6 @@ pub struct Setting {
     pub batch_norm_augment: bool,
     /// Whether all baselines are evaluated, and the guard chooses.
     pub with_baselines: bool,
-    /// Whether one seed will do: it only shows what a default was chosen from.
-    pub of_one_seed: bool,
     /// What becomes of tensors by their names.
     pub tensors: Vec<(&'static str, TensorPolicy)>,
     /// Element type of the result; its losses are those of the file, read back.
@@ -48,7 +46,6 @@ impl Setting {
             batch_norm: BatchNormPolicy::Recompute,
             batch_norm_augment: true,
             with_baselines: false,
-            of_one_seed: false,
             tensors: Vec::new(),
             dtype: None,
             new_candidates: None,
@@ -101,11 +98,11 @@ pub fn settings() -> Vec<(String, Setting)> {
         add(&format!("granularity {granularity}, no pooling"), setting);
     }
     let setting = twa(&|options| options.granularity = Granularity::Model);
-    let setting = Setting { fit: "all of validation", of_one_seed: true, ..setting };
+    let setting = Setting { fit: "all of validation", ..setting };
     add("granularity model, fit on all of validation", setting);
     for strength in [2.0, 32.0] {
         let setting = form(&|form| form.pooling = Pooling::Partial { strength });
-        add(&format!("pooling {strength}"), Setting { of_one_seed: true, ..setting });
+        add(&format!("pooling {strength}"), setting);
     }
     add("constraint convex", form(&|form| form.constraint = Constraint::Convex));
     add("constraint linear", form(&|form| form.constraint = Constraint::Linear));

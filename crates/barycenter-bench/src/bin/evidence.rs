@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     for seed in 1..=seeds {
         for (name, setting) in settings().into_iter().filter(|(name, _)| name.contains(word)) {
             let is_there = rows.iter().any(|row| row["settings"] == name && row["seed"] == seed);
-            if is_there || (setting.of_one_seed && seed > 1) {
+            if is_there {
                 continue;
             }
             rows.extend(scene.rows(&name, &setting, seed)?);

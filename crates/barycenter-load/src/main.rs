@@ -1,0 +1,58 @@
+//! Measures the service under load and prints one table; `make load` runs it on a private Postgres.
+//!
+//! Rows are {figure, ours, against, ratio, target, holds}, written to `target/load.json` too. Our side is the release binary as a
+//! process of its own over HTTP.
+
+mod figures;
+mod pages;
+mod scene;
+mod service;
+mod transfer;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use figures::Figures;
+use service::Service;
+
+/// What to measure.
+#[derive(Parser)]
+struct Arguments {
+    /// Groups whose names start so.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// For files of several gigabytes.
+    #[arg(long, default_value = "target/load")]
+    folder: PathBuf,
+    /// The binary that is measured.
+    #[arg(long, default_value = "target/release/barycenter")]
+    binary: PathBuf,
+    /// Checkpoints in the database while pages are measured.
+    #[arg(long, default_value_t = 1_000_000)]
+    checkpoints: u32,
+    /// The Python that has `MLflow`; its figures are left out without it.
+    #[arg(long)]
+    peer: Option<PathBuf>,
+    /// A Postgres for this alone.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    std::fs::create_dir_all(&arguments.folder)?;
+    let folder = arguments.folder.canonicalize()?;
+    let service = Service::start(&arguments.binary, &arguments.database_url, &folder.join("store")).await?;
+    let mut figures = Figures::default();
+    if "transfer".starts_with(&arguments.only) {
+        transfer::measure(&service, &folder, arguments.peer.as_deref(), &mut figures).await?;
+    }
+    if "pages".starts_with(&arguments.only) {
+        pages::measure(&service, &arguments.database_url, arguments.checkpoints, &mut figures).await?;
+    }
+    figures.print();
+    figures.write("target/load.json".as_ref())?;
+    Ok(())
+}
