@@ -20,7 +20,7 @@ use super::{
     transaction::{commit, connection},
 };
 use crate::{
-    db,
+    db::{self, uploads::AbandonedUpload},
     domain::{blob::Blob, ids::UploadId, problem_code::ProblemCode},
     state::AppState,
     storage::{ObjectKey, ObjectStream, PutError, Stored, keys},
@@ -130,19 +130,23 @@ pub async fn discard(state: &AppState, upload: &PendingUpload) {
 
 async fn try_discard(state: &AppState, upload: &PendingUpload) -> AppResult<()> {
     let mut conn = connection(state).await?;
-    let pending = db::uploads::mark_abandoned(&mut conn, upload.upload_id, state.clock.now()).await?;
-    if !pending {
-        return Ok(());
-    }
+    let abandoned = db::uploads::mark_abandoned(&mut conn, upload.upload_id, state.clock.now()).await?;
     drop(conn);
-    remove(state, upload.upload_id, &upload.key).await
+    match abandoned {
+        Some(abandoned) => remove(state, &abandoned).await,
+        None => Ok(()),
+    }
 }
 
-/// Deletes the object of an upload that was marked abandoned, then its row.
-pub(super) async fn remove(state: &AppState, upload_id: UploadId, key: &ObjectKey) -> AppResult<()> {
-    state.store.delete(key).await?;
+/// Deletes the parts and the object of an upload that was marked abandoned, then its row.
+pub(super) async fn remove(state: &AppState, upload: &AbandonedUpload) -> AppResult<()> {
+    let key = ObjectKey::from_stored(&upload.object_key);
+    if let Some(store_upload_id) = &upload.store_upload_id {
+        state.store.abort_parts(&key, store_upload_id).await?;
+    }
+    state.store.delete(&key).await?;
     let mut conn = connection(state).await?;
-    db::uploads::delete_upload(&mut conn, upload_id).await?;
+    db::uploads::delete_upload(&mut conn, upload.upload_id).await?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ pub mod history_csv;
 pub mod idempotency;
 pub mod jobs;
 pub mod leases;
+pub mod multipart;
 pub mod reaper;
 pub mod runs;
 pub mod spec;

@@ -59,6 +59,7 @@ problem_codes! {
     JobNotFound = "job_not_found", 404, Never, "There is no such job";
     LeaseNotFound = "lease_not_found", 404, Never, "There never was such a lease";
     ArtifactNotFound = "artifact_not_found", 404, Never, "There is no such artifact";
+    UploadNotFound = "upload_not_found", 404, Never, "There is no such upload, or it was aborted or removed";
     MethodNotAllowed = "method_not_allowed", 405, Never, "The path does not support this method";
     NameTaken = "name_taken", 409, Never, "Something else already has this name";
     StepTaken = "step_taken", 409, Never, "The run already has another checkpoint at this step";
@@ -67,10 +68,14 @@ problem_codes! {
     ArtifactMissing = "artifact_missing", 409, Never, "No artifact was uploaded under this lease";
     NoCoefficients = "no_coefficients", 409, Never, "The job has no coefficients: it has not succeeded";
     UploadLapsed = "upload_lapsed", 409, Later, "The upload was silent for too long and has been removed";
+    UploadSealed = "upload_sealed", 409, Never, "The parts of the upload are being put together: it takes no more";
+    PartBusy = "part_busy", 409, Later, "Another request is sending the same part";
+    PartsMissing = "parts_missing", 409, Never, "Parts of the upload are missing";
     TooLarge = "too_large", 413, Never, "The body is larger than the server accepts";
     UnsupportedMediaType = "unsupported_media_type", 415, Never, "The body has another content type than the path takes";
     RangeNotSatisfiable = "range_not_satisfiable", 416, Never, "The range lies outside the file";
     InvalidField = "invalid_field", 422, Never, "A field is unknown, missing or has a value that makes no sense";
+    PartLength = "part_length", 422, Never, "A part is longer or shorter than its place in the file";
     InvalidFile = "invalid_file", 422, Never, "The file is not what its format says";
     LayoutDiffers = "layout_differs", 422, Never, "Tensors of two checkpoints differ in name, dtype or shape";
     NotFinite = "not_finite", 422, Never, "A tensor holds NaN or infinity";

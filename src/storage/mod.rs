@@ -2,17 +2,22 @@
 
 mod error;
 mod fetch;
+mod folder_parts;
 pub mod keys;
 mod open;
+mod parts;
 mod upload;
 
 use std::{path::PathBuf, sync::Arc};
 
-use object_store::{DynObjectStore, ObjectStoreExt, path::Path};
+use object_store::{DynObjectStore, ObjectStoreExt, multipart::MultipartStore, path::Path};
+
+use parts::{BusyParts, NativeParts, PartStore};
 
 pub use error::StorageError;
 pub use fetch::ObjectStream;
 pub use keys::ObjectKey;
+pub use parts::{PartClaim, PartError, PartPlace};
 pub use upload::{PutError, Stored};
 
 /// An object store; cheap to clone.
@@ -21,9 +26,17 @@ pub struct Store {
     objects: Arc<DynObjectStore>,
     /// Folder of a `file:` store, whose unfinished writes lie beside the objects.
     folder: Option<PathBuf>,
+    parts: PartStore,
+    busy_parts: BusyParts,
 }
 
 impl Store {
+    /// A store that takes parts by itself.
+    pub fn new(objects: Arc<DynObjectStore>, parts: Arc<dyn MultipartStore>) -> Self {
+        let parts = PartStore::Native(NativeParts::new(parts));
+        Self { objects, folder: None, parts, busy_parts: BusyParts::default() }
+    }
+
     /// Asks the store for a sign of life: any answer will do, also that an object does not exist.
     pub async fn ping(&self) -> Result<(), StorageError> {
         match self.objects.head(&Path::from(keys::PING)).await {

@@ -14,6 +14,8 @@ mod interrupted;
 mod jobs;
 mod leases;
 mod migrations;
+mod multipart;
+mod multipart_faults;
 mod openapi;
 mod problems;
 mod refused_uploads;

@@ -1,9 +1,10 @@
 //! The same upload and download over every kind of store.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use axum::http::Request;
 use barycenter::storage::Store;
+use barycenter_api::UploadPart;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
@@ -16,6 +17,7 @@ use url::Url;
 use crate::harness::{
     TestApp,
     files::{checkpoint, large_checkpoint},
+    uploads::Sender,
 };
 
 /// Stores a small and a large file, reads them back whole and in part, stores equal bytes once, refuses a bad file.
@@ -40,6 +42,47 @@ async fn keeps_files(pool: PgPool, store: Store) {
     poisoned[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     app.put("/v1/runs/large/checkpoints/3", poisoned).await.problem(422, "not_finite");
     app.assert_no_orphans().await;
+    takes_parts(&app).await;
+}
+
+/// Stores a file in parts that come in no order, replaces one, gives back what is aborted or abandoned.
+async fn takes_parts(app: &TestApp) {
+    app.create_run("parts").await;
+    let bytes = large_checkpoint(19 << 20);
+    let sender = Sender::begin(app, "parts", 1, bytes, 8 << 20).await;
+    app.put(&sender.path("/parts/3"), vec![7; sender.part(3).len()]).await.json::<UploadPart>(200);
+    for number in [3, 1, 2] {
+        sender.send(app, number).await;
+    }
+    let completed = sender.complete(app).await;
+    sender.assert_stored(app, &completed).await;
+    for abort in [true, false] {
+        let mut bytes = sender.bytes.clone();
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&0.25_f32.to_le_bytes());
+        let other = Sender::begin(app, "parts", 2, bytes, 8 << 20).await;
+        other.send(app, 2).await;
+        if abort {
+            assert_eq!(other.abort(app).await.status, 204);
+        } else {
+            assert_eq!(app.reap_after(Duration::from_hours(73)).await, 1);
+        }
+    }
+    app.assert_no_orphans().await;
+}
+
+/// Bytes of all files below a folder.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| if entry.path().is_dir() { bytes_below(&entry.path()) } else { entry.metadata().unwrap().len() })
+        .sum()
+}
+
+/// What the two large files, the small one and the one in parts take.
+fn expected_bytes() -> u64 {
+    let files = [checkpoint(1), large_checkpoint(20 << 20), large_checkpoint(19 << 20)];
+    files.iter().map(|file| file.len() as u64).sum()
 }
 
 #[sqlx::test]
@@ -52,6 +95,7 @@ async fn a_folder_keeps_files(pool: PgPool) {
     let folder = TempDir::new().unwrap();
     let url = Url::from_directory_path(folder.path().join("made/on/demand")).unwrap();
     keeps_files(pool, Store::open(&url, []).unwrap()).await;
+    assert_eq!(bytes_below(folder.path()), expected_bytes());
 }
 
 #[sqlx::test]
@@ -68,6 +112,8 @@ async fn an_s3_bucket_keeps_files(pool: PgPool) {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()));
     keeps_files(pool, Store::open(&Url::parse("s3://bucket/prefix").unwrap(), settings).unwrap()).await;
+    let objects = folder.path().join("bucket/prefix");
+    assert_eq!(bytes_below(&objects), expected_bytes());
 }
 
 async fn s3_server(folder: &TempDir) -> SocketAddr {

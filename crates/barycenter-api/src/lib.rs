@@ -18,6 +18,9 @@ mod problem;
 mod report;
 mod run;
 mod spec;
+#[cfg(feature = "client")]
+pub mod tree;
+mod upload;
 
 pub use artifact::{Artifact, Manifest, ManifestCandidate};
 pub use binary::{Bytes64, Floats};
@@ -44,3 +47,4 @@ pub use spec::{
     Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,
     OptimiserSpec, OutputSpec, PoolingSpec, ScheduleSpec, Start, TensorPolicy, TensorRule, TwaSpec,
 };
+pub use upload::{CreateUpload, ListUploads, PutPart, Upload, UploadPart, UploadState, UploadTarget};

@@ -7,6 +7,7 @@ mod datasets;
 mod jobs;
 mod leases;
 mod runs;
+mod uploads;
 
 use super::ApiRouter;
 
@@ -20,4 +21,5 @@ pub(super) fn router() -> ApiRouter {
         .merge(jobs::router())
         .merge(leases::router())
         .merge(artifacts::router())
+        .merge(uploads::router())
 }
