@@ -16,6 +16,8 @@ create table multipart_uploads (
     size_bytes bigint not null check (size_bytes > 0),
     part_size_bytes bigint not null check (part_size_bytes > 0),
     digest_blake3 text,
+    -- Whether clients may have sent parts to the store by themselves: then the store is asked what it has.
+    direct boolean not null default false,
     -- The header of the file, where it has arrived in one part: later parts are checked by it.
     header bytea,
     header_blake3 text,
@@ -46,8 +48,9 @@ create table upload_parts (
     upload_id uuid not null references multipart_uploads on delete cascade,
     number bigint not null check (number >= 1),
     size_bytes bigint not null check (size_bytes > 0),
-    -- Of the part's subtree in the BLAKE3 tree of the file; the digest itself where the file has one part.
-    chaining_value bytea not null check (octet_length(chaining_value) = 32),
+    -- Of the part's subtree in the BLAKE3 tree of the file; the digest itself where the file has one part. Null where the
+    -- part has reached the store past the server.
+    chaining_value bytea check (octet_length(chaining_value) = 32),
     -- What the store calls the part.
     store_part_id text not null,
     -- The header by which the part's numbers were looked at; null where they were not.

@@ -115,7 +115,30 @@ pub async fn commit_blob(
         let alive = db::uploads::delete_live_upload(conn, upload.upload_id).await?;
         return if alive { Ok(blob) } else { Err(lapsed()) };
     }
-    let known = db::blobs::find_blob(conn, &blob.digest_blake3).await?;
+    let known = find_known(conn, &blob.digest_blake3).await?;
+    if !ObjectKey::from_stored(&known.object_key).is_registered() {
+        return Ok(known);
+    }
+    // What was uploaded must not rest on an object that somebody else may delete.
+    db::blobs::move_blob(conn, &blob).await?;
+    let alive = db::uploads::delete_live_upload(conn, upload.upload_id).await?;
+    if alive { Ok(blob) } else { Err(lapsed()) }
+}
+
+/// Makes an object that lies where somebody else keeps it a blob; equal bytes that are known stay where they are.
+pub(super) async fn register_blob(
+    conn: &mut PgConnection,
+    blob: Blob,
+    now: chrono::DateTime<chrono::Utc>,
+) -> AppResult<Blob> {
+    if db::blobs::insert_blob(conn, &blob, now).await? {
+        return Ok(blob);
+    }
+    find_known(conn, &blob.digest_blake3).await
+}
+
+async fn find_known(conn: &mut PgConnection, digest_blake3: &str) -> AppResult<Blob> {
+    let known = db::blobs::find_blob(conn, digest_blake3).await?;
     known.ok_or_else(|| AppError::internal("a blob was there and is gone: blobs are never deleted"))
 }
 

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     db,
     domain::{
+        blob::Blob,
         checkpoint::{Checkpoint, InvalidReport, Reported},
         ids::{CheckpointId, RunId},
         layout::{Tensor, first_difference},
@@ -119,29 +120,68 @@ pub(super) async fn publish_with(
     upload: &PendingUpload,
     stored: &Stored,
 ) -> AppResult<PutOutcome<Checkpoint>> {
-    let Place { run_id, step, reported } = place;
-    let now = state.clock.now();
-    // Two first checkpoints of one run may arrive together: the second must see the layout of the first.
-    db::runs::lock_run(conn, run_id).await?;
-    if let Some(existing) = db::checkpoints::find_checkpoint_at(conn, run_id, step).await? {
-        return same_or_taken(existing, &stored.digest_blake3);
+    if let Some(existing) = prepare(state, conn, &place, layout, &stored.digest_blake3).await? {
+        return Ok(PutOutcome::Existing(existing));
     }
-    check_layout(conn, run_id, layout).await?;
-    db::layouts::insert_layout(conn, &layout.digest, &layout.tensors, now).await?;
+    let blob = blobs::commit_blob(conn, upload, stored, state.clock.now()).await?;
+    insert(state, conn, place, layout, blob).await.map(PutOutcome::Created)
+}
+
+/// Makes bytes that lie where somebody else keeps them the checkpoint of a step, in the caller's transaction.
+pub(super) async fn register_with(
+    state: &AppState,
+    conn: &mut PgConnection,
+    place: Place,
+    layout: &FileLayout,
+    blob: Blob,
+) -> AppResult<PutOutcome<Checkpoint>> {
+    if let Some(existing) = prepare(state, conn, &place, layout, &blob.digest_blake3).await? {
+        return Ok(PutOutcome::Existing(existing));
+    }
+    let blob = blobs::register_blob(conn, blob, state.clock.now()).await?;
+    insert(state, conn, place, layout, blob).await.map(PutOutcome::Created)
+}
+
+/// What comes before the blob: nobody else changes the run's checkpoints, the step is free, the layout is that of the run.
+async fn prepare(
+    state: &AppState,
+    conn: &mut PgConnection,
+    place: &Place,
+    layout: &FileLayout,
+    digest_blake3: &str,
+) -> AppResult<Option<Checkpoint>> {
+    // Two first checkpoints of one run may arrive together: the second must see the layout of the first.
+    db::runs::lock_run(conn, place.run_id).await?;
+    if let Some(existing) = find_same(conn, place.run_id, place.step, digest_blake3).await? {
+        return Ok(Some(existing));
+    }
+    check_layout(conn, place.run_id, layout).await?;
+    db::layouts::insert_layout(conn, &layout.digest, &layout.tensors, state.clock.now()).await?;
+    Ok(None)
+}
+
+async fn insert(
+    state: &AppState,
+    conn: &mut PgConnection,
+    place: Place,
+    layout: &FileLayout,
+    blob: Blob,
+) -> AppResult<Checkpoint> {
+    let Place { run_id, step, reported } = place;
     let checkpoint = Checkpoint {
         checkpoint_id: CheckpointId(state.clock.new_id()),
         run_id,
         step,
         reported,
-        blob: blobs::commit_blob(conn, upload, stored, now).await?,
+        blob,
         layout_blake3: layout.digest.clone(),
         tensor_count: layout.tensors.len() as u64,
-        created_at: now,
+        created_at: state.clock.now(),
     };
     if !db::checkpoints::insert_checkpoint(conn, &checkpoint).await? {
         return Err(step_taken(step));
     }
-    Ok(PutOutcome::Created(checkpoint))
+    Ok(checkpoint)
 }
 
 /// The checkpoint of a step, where it has these bytes; refuses where it has others.
@@ -180,7 +220,7 @@ async fn compare(existing: Checkpoint, incoming: Incoming) -> AppResult<PutOutco
     same_or_taken(existing, &digest.unwrap_or_default())
 }
 
-pub(super) fn same_or_taken(existing: Checkpoint, digest_blake3: &str) -> AppResult<PutOutcome<Checkpoint>> {
+fn same_or_taken(existing: Checkpoint, digest_blake3: &str) -> AppResult<PutOutcome<Checkpoint>> {
     if existing.blob.digest_blake3 == digest_blake3 {
         return Ok(PutOutcome::Existing(existing));
     }

@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod leases;
 pub mod multipart;
 pub mod reaper;
+pub mod register;
 pub mod runs;
 pub mod spec;
 pub mod sweeper;

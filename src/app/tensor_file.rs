@@ -144,6 +144,18 @@ pub(super) fn no_digest(field: &str) -> AppError {
 }
 
 impl CheckedFile {
+    /// Reads the file to its end, checks it as [`CheckedFile::store`] does, and returns its digest; nothing is stored.
+    pub async fn digest(self) -> AppResult<String> {
+        let Self { layout, mut body, .. } = self;
+        let mut inspection = Inspection { scan: FiniteScan::new(&layout), seen: 0, total: layout.total_bytes };
+        let mut hasher = blake3::Hasher::new();
+        while let Some(chunk) = body.next().await {
+            hasher.update(&inspection.check(chunk?)?);
+        }
+        layout.check_size(inspection.seen).map_err(|error| invalid_file(error.to_string()))?;
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
     /// Streams the file into a new upload; refuses, with nothing left in the store, what is truncated, too long, not finite
     /// or of another digest than announced.
     pub async fn store(self, state: &AppState) -> AppResult<(PendingUpload, Stored)> {

@@ -26,6 +26,7 @@ struct UploadRow {
     part_size_bytes: i64,
     digest_blake3: Option<String>,
     header_blake3: Option<String>,
+    direct: bool,
     created_at: DateTime<Utc>,
     sealed_at: Option<DateTime<Utc>>,
     outcome_id: Option<Uuid>,
@@ -81,6 +82,7 @@ impl TryFrom<UploadRow> for MultipartUpload {
             place: row.place(),
             digest_blake3: row.digest_blake3,
             header_blake3: row.header_blake3,
+            direct: row.direct,
             created_at: row.created_at,
             sealed_at: row.sealed_at,
             outcome_id: row.outcome_id,
@@ -140,6 +142,12 @@ pub async fn insert(conn: &mut PgConnection, upload: &MultipartUpload) -> DbResu
     Ok(result.rows_affected() == 1)
 }
 
+/// Notes that clients may send parts to the store by themselves.
+pub async fn mark_direct(conn: &mut PgConnection, upload_id: UploadId) -> DbResult<()> {
+    sqlx::query!("update multipart_uploads set direct = true where upload_id = $1", upload_id.0).execute(conn).await?;
+    Ok(())
+}
+
 /// Notes what the store calls an upload.
 pub async fn mark_opened(conn: &mut PgConnection, upload_id: UploadId, store_upload_id: &str) -> DbResult<bool> {
     let result = sqlx::query!(
@@ -182,7 +190,7 @@ pub async fn find(conn: &mut PgConnection, upload_id: UploadId) -> DbResult<Opti
     let row = sqlx::query_as!(
         UploadRow,
         r#"select m.upload_id, kind, run_id, step, dataset_name, beside, size_bytes, part_size_bytes, digest_blake3,
-               header_blake3, m.created_at, sealed_at, outcome_id, object_key as "object_key?",
+               header_blake3, direct, m.created_at, sealed_at, outcome_id, object_key as "object_key?",
                store_upload_id, renewed_at as "renewed_at?",
                (select count(*) from upload_parts p where p.upload_id = m.upload_id) as "received_parts!",
                (select coalesce(sum(p.size_bytes), 0)::bigint from upload_parts p where p.upload_id = m.upload_id)
@@ -202,7 +210,7 @@ pub async fn list(conn: &mut PgConnection, run_id: Option<RunId>, page: PageRequ
     let rows = sqlx::query_as!(
         UploadRow,
         r#"select m.upload_id, kind, run_id, step, dataset_name, beside, size_bytes, part_size_bytes, digest_blake3,
-               header_blake3, m.created_at, sealed_at, outcome_id, object_key as "object_key?",
+               header_blake3, direct, m.created_at, sealed_at, outcome_id, object_key as "object_key?",
                store_upload_id, renewed_at as "renewed_at?",
                (select count(*) from upload_parts p where p.upload_id = m.upload_id) as "received_parts!",
                (select coalesce(sum(p.size_bytes), 0)::bigint from upload_parts p where p.upload_id = m.upload_id)

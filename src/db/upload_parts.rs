@@ -11,7 +11,7 @@ struct PartRow {
     upload_id: Uuid,
     number: i64,
     size_bytes: i64,
-    chaining_value: Vec<u8>,
+    chaining_value: Option<Vec<u8>>,
     store_part_id: String,
     scanned_header_blake3: Option<String>,
     head: Vec<u8>,
@@ -27,7 +27,10 @@ impl TryFrom<PartRow> for UploadPart {
         Ok(Self {
             number: u64::try_from(row.number).map_err(|_| inconsistent("number"))?,
             size_bytes: u64::try_from(row.size_bytes).map_err(|_| inconsistent("size_bytes"))?,
-            chaining_value: row.chaining_value.try_into().map_err(|_| inconsistent("chaining_value"))?,
+            chaining_value: row
+                .chaining_value
+                .map(|value| value.try_into().map_err(|_| inconsistent("chaining_value")))
+                .transpose()?,
             store_part_id: row.store_part_id,
             scanned_header_blake3: row.scanned_header_blake3,
             head: row.head,
@@ -37,7 +40,7 @@ impl TryFrom<PartRow> for UploadPart {
     }
 }
 
-/// Notes a part that the store holds, and that the upload is alive. The part must have been forgotten before it was sent.
+/// Notes a part that the store holds.
 pub async fn insert(conn: &mut PgConnection, upload_id: UploadId, part: &UploadPart) -> DbResult<()> {
     sqlx::query!(
         "insert into upload_parts (upload_id, number, size_bytes, chaining_value, store_part_id,
@@ -50,7 +53,7 @@ pub async fn insert(conn: &mut PgConnection, upload_id: UploadId, part: &UploadP
         upload_id.0,
         part.number as i64,
         part.size_bytes as i64,
-        part.chaining_value.as_slice(),
+        part.chaining_value.as_ref().map(<[u8; 32]>::as_slice),
         part.store_part_id,
         part.scanned_header_blake3,
         part.head,

@@ -60,7 +60,9 @@ problem_codes! {
     LeaseNotFound = "lease_not_found", 404, Never, "There never was such a lease";
     ArtifactNotFound = "artifact_not_found", 404, Never, "There is no such artifact";
     UploadNotFound = "upload_not_found", 404, Never, "There is no such upload, or it was aborted or removed";
+    ObjectNotFound = "object_not_found", 404, Never, "There is no object at the URL";
     MethodNotAllowed = "method_not_allowed", 405, Never, "The path does not support this method";
+    PrefixNotAllowed = "prefix_not_allowed", 403, Never, "The URL does not lie below a prefix that the server allows";
     NameTaken = "name_taken", 409, Never, "Something else already has this name";
     StepTaken = "step_taken", 409, Never, "The run already has another checkpoint at this step";
     DatasetDiffers = "dataset_differs", 409, Never, "Another dataset already has this name";
@@ -69,12 +71,16 @@ problem_codes! {
     NoCoefficients = "no_coefficients", 409, Never, "The job has no coefficients: it has not succeeded";
     UploadLapsed = "upload_lapsed", 409, Later, "The upload was silent for too long and has been removed";
     UploadSealed = "upload_sealed", 409, Never, "The parts of the upload are being put together: it takes no more";
+    DirectUploadUnsupported = "direct_upload_unsupported", 409, Never, "The object store signs no URLs: parts go through the server";
     PartBusy = "part_busy", 409, Later, "Another request is sending the same part";
     PartsMissing = "parts_missing", 409, Never, "Parts of the upload are missing";
+    OffsetDiffers = "offset_differs", 409, Never, "The upload stands at another offset";
+    TusVersion = "tus_version", 412, Never, "The request speaks another version of tus than the server";
     TooLarge = "too_large", 413, Never, "The body is larger than the server accepts";
     UnsupportedMediaType = "unsupported_media_type", 415, Never, "The body has another content type than the path takes";
     RangeNotSatisfiable = "range_not_satisfiable", 416, Never, "The range lies outside the file";
     InvalidField = "invalid_field", 422, Never, "A field is unknown, missing or has a value that makes no sense";
+    AppendTooSmall = "append_too_small", 422, Never, "What was appended is less than a part of the upload";
     PartLength = "part_length", 422, Never, "A part is longer or shorter than its place in the file";
     InvalidFile = "invalid_file", 422, Never, "The file is not what its format says";
     LayoutDiffers = "layout_differs", 422, Never, "Tensors of two checkpoints differ in name, dtype or shape";

@@ -27,6 +27,8 @@ pub struct MultipartUpload {
     pub digest_blake3: Option<String>,
     /// Digest of the file's header, where the header has arrived in one part.
     pub header_blake3: Option<String>,
+    /// Whether clients may have sent parts to the store by themselves.
+    pub direct: bool,
     /// Where its bytes go; absent once they are a blob.
     pub place: Option<UploadPlace>,
     /// Parts that are there.
@@ -101,8 +103,9 @@ pub struct UploadPart {
     pub number: u64,
     /// Size.
     pub size_bytes: u64,
-    /// Chaining value of its subtree in the BLAKE3 tree of the file; the digest itself where the file has one part.
-    pub chaining_value: [u8; 32],
+    /// Chaining value of its subtree in the BLAKE3 tree of the file; the digest itself where the file has one part. `None`
+    /// where the part has reached the store past the server.
+    pub chaining_value: Option<[u8; 32]>,
     /// What the store calls it.
     pub store_part_id: String,
     /// Digest of the header by which its numbers were looked at; `None` where they were not.

@@ -19,6 +19,8 @@ mod multipart_faults;
 mod openapi;
 mod problems;
 mod refused_uploads;
+mod register;
 mod runs;
 mod scene;
 mod stores;
+mod tus;

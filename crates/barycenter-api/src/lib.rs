@@ -47,4 +47,7 @@ pub use spec::{
     Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,
     OptimiserSpec, OutputSpec, PoolingSpec, ScheduleSpec, Start, TensorPolicy, TensorRule, TwaSpec,
 };
-pub use upload::{CreateUpload, ListUploads, PutPart, Upload, UploadPart, UploadState, UploadTarget};
+pub use upload::{
+    CreateUpload, ListUploads, PartUrl, PartUrls, PutPart, RegisterCheckpoint, SignParts, Upload, UploadPart,
+    UploadState, UploadTarget,
+};

@@ -110,9 +110,38 @@ pub struct UploadPart {
     /// Size.
     pub size_bytes: u64,
     /// Chaining value of the part's subtree in the BLAKE3 tree of the file; the digest itself where the file has one part.
-    pub chaining_value_blake3: String,
+    /// Absent where the part was sent to the store directly: it is computed when the upload is completed.
+    pub chaining_value_blake3: Option<String>,
     /// When it was stored.
     pub stored_at: DateTime<Utc>,
+}
+
+/// Asks for URLs by which parts can be sent to the store directly.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignParts {
+    /// The parts, 1 to 100 of them: those that are sent next.
+    pub numbers: Vec<u64>,
+}
+
+/// URLs by which parts can be sent to the store directly.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PartUrls {
+    /// One URL a part, in the order that was asked for.
+    pub urls: Vec<PartUrl>,
+}
+
+/// A URL by which one part can be sent to the store directly.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PartUrl {
+    /// Number of the part.
+    pub number: u64,
+    /// Its exact size; a part of another size does not count.
+    pub size_bytes: u64,
+    /// Where to PUT it, without the API token.
+    pub url: String,
+    /// When the URL is of no more use; another can be asked for at any time.
+    pub expires_at: DateTime<Utc>,
 }
 
 /// What may be told beside a part.
@@ -139,4 +168,25 @@ pub struct ListUploads {
     /// The `next_page_token` of the page before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub page_token: Option<String>,
+}
+
+/// Makes a safetensors file that lies below an allowed prefix a checkpoint, in place.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterCheckpoint {
+    /// Training step, 0 or more.
+    pub step: i64,
+    /// Where the file lies: `s3://bucket/key` or `file:///path`, below a prefix that the server allows.
+    pub url: String,
+    /// BLAKE3 digest of the file; the file is read to verify it.
+    pub digest_blake3: String,
+    /// Epoch of the training run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<f64>,
+    /// Reported metrics; finite.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, f64>,
+    /// Tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
 }

@@ -121,6 +121,7 @@ pub async fn create_upload(
         part_size_bytes: plan.part_size_bytes(),
         digest_blake3: new.digest_blake3,
         header_blake3: None,
+        direct: false,
         place: None,
         received_parts: 0,
         received_bytes: 0,

@@ -13,9 +13,11 @@
 
 pub mod complete;
 pub mod create;
+pub mod direct;
 mod header;
 mod inspection;
 pub mod receive;
+pub mod tus;
 
 use barycenter_api::tree::PartPlan;
 use sqlx::PgConnection;
@@ -66,8 +68,8 @@ pub async fn list_parts(
     after: u64,
     size: u32,
 ) -> AppResult<(Vec<UploadPart>, bool)> {
+    direct::adopt(state, &find_upload(state, upload_id).await?).await?;
     let mut conn = connection(state).await?;
-    find_with(&mut conn, upload_id).await?;
     let mut parts = db::upload_parts::list(&mut conn, upload_id, after, i64::from(size) + 1).await?;
     let more = parts.len() > size as usize;
     parts.truncate(size as usize);
@@ -116,4 +118,14 @@ fn place(upload: &MultipartUpload) -> AppResult<&UploadPlace> {
 
 fn pending(upload: &MultipartUpload, place: &UploadPlace) -> PendingUpload {
     PendingUpload { upload_id: upload.upload_id, key: ObjectKey::from_stored(&place.object_key) }
+}
+
+/// Refuses to change an upload that takes no parts.
+fn check_open(upload_id: UploadId, standing: Option<Standing>) -> AppResult<()> {
+    match standing {
+        Some(Standing::Open) => Ok(()),
+        Some(Standing::Sealed) => Err(sealed("the parts of the upload are being put together")),
+        Some(Standing::Completed) => Err(sealed("the upload is completed")),
+        None => Err(not_found(upload_id)),
+    }
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::{
+    check_open,
     header::{self, Header},
     inspection::Inspection,
     not_found, pending, place, plan, sealed,
@@ -15,7 +16,7 @@ use crate::{
         tensor_file::{digest_differs, no_digest},
         transaction::{begin, commit, connection},
     },
-    db::{self, multipart_uploads::Standing},
+    db,
     domain::{
         ids::UploadId,
         problem_code::ProblemCode,
@@ -56,8 +57,10 @@ pub async fn receive_part(
     };
     let header = forget(state, &upload, number).await?;
     let (received, header) = store(state, &upload, &claim, part, header).await?;
-    if let Some(announced) = announced.filter(|announced| *announced != received.chaining_value) {
-        return Err(digest_differs(&tree::to_hex(&announced), &tree::to_hex(&received.chaining_value)));
+    if let (Some(announced), Some(found)) = (announced, received.chaining_value)
+        && announced != found
+    {
+        return Err(digest_differs(&tree::to_hex(&announced), &tree::to_hex(&found)));
     }
     note(state, &upload, &received, header.as_ref()).await?;
     Ok(received)
@@ -100,15 +103,6 @@ async fn forget(state: &AppState, upload: &MultipartUpload, number: u64) -> AppR
     text.map(parse).transpose()
 }
 
-fn check_open(upload_id: UploadId, standing: Option<Standing>) -> AppResult<()> {
-    match standing {
-        Some(Standing::Open) => Ok(()),
-        Some(Standing::Sealed) => Err(sealed("the parts of the upload are being put together")),
-        Some(Standing::Completed) => Err(sealed("the upload is completed")),
-        None => Err(not_found(upload_id)),
-    }
-}
-
 /// Streams the part into the store; returns it with the header by which it was looked at.
 async fn store(
     state: &AppState,
@@ -135,7 +129,7 @@ async fn store(
     let part = UploadPart {
         number,
         size_bytes: length,
-        chaining_value: inspection.chaining_value(),
+        chaining_value: Some(inspection.chaining_value()),
         store_part_id,
         scanned_header_blake3: header.as_ref().map(|header| header.digest.clone()),
         head: inspection.head,

@@ -7,6 +7,7 @@ mod datasets;
 mod jobs;
 mod leases;
 mod runs;
+mod tus;
 mod uploads;
 
 use super::ApiRouter;
@@ -22,4 +23,5 @@ pub(super) fn router() -> ApiRouter {
         .merge(leases::router())
         .merge(artifacts::router())
         .merge(uploads::router())
+        .merge(tus::router())
 }

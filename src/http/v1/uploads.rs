@@ -5,13 +5,17 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use barycenter_api::{CreateUpload, ListUploads, Page, PutPart, Upload, UploadPart, UploadState, UploadTarget, tree};
+use barycenter_api::{
+    Checkpoint, CreateUpload, ListUploads, Page, PartUrl, PartUrls, PutPart, RegisterCheckpoint, SignParts, Upload,
+    UploadPart, UploadState, UploadTarget, tree,
+};
 use utoipa_axum::routes;
 
 use crate::{
     app::{
-        self, AppError, AppResult,
+        self, AppError, AppResult, PutOutcome,
         multipart::create::{Begun, NewTarget, NewUpload},
+        register::NewRegistration,
     },
     domain::{
         checkpoint::Reported,
@@ -34,7 +38,9 @@ pub(super) fn router() -> ApiRouter {
         .routes(routes!(show_upload, abort_upload))
         .routes(routes!(put_part))
         .routes(routes!(list_parts))
+        .routes(routes!(sign_parts))
         .routes(routes!(complete_upload))
+        .routes(routes!(register_checkpoint))
 }
 
 fn new_target(target: UploadTarget) -> AppResult<NewTarget> {
@@ -94,7 +100,7 @@ fn shown_part(part: upload::UploadPart) -> UploadPart {
     UploadPart {
         number: part.number,
         size_bytes: part.size_bytes,
-        chaining_value_blake3: tree::to_hex(&part.chaining_value),
+        chaining_value_blake3: part.chaining_value.as_ref().map(tree::to_hex),
         stored_at: part.stored_at,
     }
 }
@@ -214,6 +220,31 @@ async fn list_parts(
     Ok(axum::Json(Page { items: parts.into_iter().map(shown_part).collect(), next_page_token }))
 }
 
+/// Sign URLs by which parts can be sent to the store directly, for those that are sent next.
+///
+/// Parts that were sent so are found in the store when parts are listed and when the upload is completed, which reads them
+/// back. Where the store signs no URLs, parts go through the server.
+#[utoipa::path(
+    post, path = "/v1/uploads/{upload_id}/part_urls", tag = "uploads", request_body = SignParts,
+    params(("upload_id" = uuid::Uuid, Path, description = "Identifier.")),
+    responses((status = 200, body = PartUrls)),
+)]
+async fn sign_parts(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    body: Json<SignParts>,
+) -> ApiResult<axum::Json<PartUrls>> {
+    let id: UploadId = id.parse()?;
+    let signed = app::multipart::direct::sign_parts(&state, id, &body.value.numbers).await?;
+    let urls = signed.into_iter().map(|part| PartUrl {
+        number: part.number,
+        size_bytes: part.size_bytes,
+        url: part.url,
+        expires_at: part.expires_at,
+    });
+    Ok(axum::Json(PartUrls { urls: urls.collect() }))
+}
+
 /// Complete an upload: verify all of it and make the file visible. Asked again, it answers the same.
 ///
 /// Missing parts and another digest than was announced leave the upload open. A file that is not sound is refused and gone.
@@ -233,4 +264,38 @@ async fn complete_upload(State(state): State<AppState>, Path(id): Path<String>) 
         (None, None) => return Err(AppError::internal("an upload was completed and became nothing").into()),
     };
     Ok(([(header::LOCATION, location)], axum::Json(upload)).into_response())
+}
+
+/// Make a safetensors file that lies below an allowed prefix a checkpoint, in place.
+///
+/// The file is read to verify its header, its numbers and its digest; no byte is stored, and the file is never deleted.
+#[utoipa::path(
+    post, path = "/v1/runs/{run}/checkpoints/register", tag = "checkpoints", request_body = RegisterCheckpoint,
+    params(
+        ("run" = String, Path, description = "Id or name."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key again gets the same reply."),
+    ),
+    responses(
+        (status = 201, body = Checkpoint, headers(("Location" = String, description = "Path of the checkpoint."))),
+        (status = 200, body = Checkpoint, description = "The run already had these bytes at this step."),
+    ),
+)]
+async fn register_checkpoint(
+    State(state): State<AppState>,
+    Path(run): Path<String>,
+    body: Json<RegisterCheckpoint>,
+) -> ApiResult<Response> {
+    let RegisterCheckpoint { step, url, digest_blake3, epoch, metrics, tags } = body.value;
+    let reported = Reported::new(epoch, metrics, tags).map_err(AppError::from)?;
+    let new = NewRegistration { run, step, url, digest_blake3, reported };
+    let reply = app::register::register_checkpoint(&state, new, body.idempotency.as_ref(), |outcome| {
+        let (status, checkpoint) = match outcome {
+            PutOutcome::Created(checkpoint) => (StatusCode::CREATED, checkpoint),
+            PutOutcome::Existing(checkpoint) => (StatusCode::OK, checkpoint),
+        };
+        let location = format!("/v1/checkpoints/{}", checkpoint.checkpoint_id);
+        reply::created(status, location, &Checkpoint::from(checkpoint))
+    })
+    .await?;
+    Ok(reply.into_response())
 }

@@ -129,7 +129,7 @@ fn config() -> Config {
     Config {
         http: HttpConfig { bind: "127.0.0.1:0".parse().unwrap() },
         database: DatabaseConfig { url: String::new(), pool_size: 5 },
-        storage: StorageConfig { url: "memory:///".parse().unwrap() },
+        storage: StorageConfig { url: "memory:///".parse().unwrap(), register_prefixes: Vec::new() },
         auth: AuthConfig::default(),
         leases: LeaseConfig { lease_seconds: 30, max_attempts: 5 },
         uploads: UploadConfig {

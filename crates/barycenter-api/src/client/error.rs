@@ -137,8 +137,6 @@ impl ClientError {
         self.was_not_carried_out()
             || matches!(self, Self::Transport { .. } | Self::Stalled { .. })
             || matches!(self.status(), Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT))
-            // The request whose connection broke may take a moment to be seen as dead.
-            || self.problem().is_some_and(|problem| problem.code == "part_busy")
     }
 }
 

@@ -7,9 +7,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use backon::Retryable;
+use backon::{ConstantBuilder, Retryable};
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::{
     Method,
@@ -27,12 +28,16 @@ use super::{
     transfer::counted,
 };
 use crate::{
-    CreateUpload, ListQuery, ListUploads, Page, PutPart, Upload, UploadPart, UploadState, UploadTarget,
+    Checkpoint, CreateUpload, ListQuery, ListUploads, Page, PartUrls, PutPart, RegisterCheckpoint, SignParts, Upload,
+    UploadPart, UploadState, UploadTarget,
     tree::{self, FileTree, usual_part_bytes},
 };
 
 /// The largest page that the server gives.
 const PAGE_SIZE: u32 = 1000;
+/// A server gives a silent connection up after a minute: so long its part may seem to be on its way.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
+const BUSY_TIMES: usize = 40;
 
 impl Client {
     /// Begins an upload in parts, or finds the one that is open for the same bytes at the same place.
@@ -96,6 +101,31 @@ impl Client {
         decode(&url, answer).await
     }
 
+    /// Sends a part, as long as need be while another request seems to be sending it: that of a client which is gone, but whose
+    /// connection the server has not yet given up.
+    async fn put_part_patiently(
+        &self,
+        upload_id: Uuid,
+        number: u64,
+        file: &Path,
+        range: Range<u64>,
+        beside: &PutPart,
+        sent: &ByteCounter,
+    ) -> Result<UploadPart> {
+        (async || self.put_part(upload_id, number, file, range.clone(), beside, sent).await)
+            .retry(ConstantBuilder::new().with_delay(BUSY_PAUSE).with_max_times(BUSY_TIMES))
+            .when(|error| error.problem().is_some_and(|problem| problem.code == "part_busy"))
+            .notify(note_retry)
+            .await
+    }
+
+    /// URLs by which these parts, 1 to 100 of them, can be sent to the store directly.
+    pub async fn sign_parts(&self, upload_id: Uuid, numbers: &[u64]) -> Result<PartUrls> {
+        let url = self.url(&["uploads", &upload_id.to_string(), "part_urls"]);
+        let answer = self.post(&url, Repeat::Harmless, &SignParts { numbers: numbers.to_vec() }).await?;
+        decode(&url, answer).await
+    }
+
     /// Completes an upload whose parts are all there; asked again, the answer is the same.
     pub async fn complete_upload(&self, upload_id: Uuid) -> Result<Upload> {
         let url = self.url(&["uploads", &upload_id.to_string(), "complete"]);
@@ -107,6 +137,11 @@ impl Client {
     pub async fn abort_upload(&self, upload_id: Uuid) -> Result<()> {
         let url = self.url(&["uploads", &upload_id.to_string()]);
         self.send(&url, Repeat::Harmless, || self.request(Method::DELETE, &url)).await.map(drop)
+    }
+
+    /// Makes a file that lies below a prefix which the server allows a checkpoint, in place.
+    pub async fn register_checkpoint(&self, run: &str, body: &RegisterCheckpoint) -> Result<Checkpoint> {
+        self.create(&self.url(&["runs", run, "checkpoints", "register"]), body).await
     }
 
     /// Uploads a file in parts, `parallel` of them at a time, and completes it. Parts that the server has are not sent: whoever
@@ -157,7 +192,9 @@ impl Client {
         let mut there = 0;
         for part in self.list_parts(upload_id).await? {
             let place = part.number.checked_sub(1).and_then(|index| wanted.get_mut(index as usize));
-            if let Some(place) = place.filter(|place| place.as_ref() == Some(&part.chaining_value_blake3)) {
+            if let Some(place) =
+                place.filter(|place| part.chaining_value_blake3.is_some() && **place == part.chaining_value_blake3)
+            {
                 *place = None;
                 there += part.size_bytes;
             }
@@ -168,7 +205,7 @@ impl Client {
             let range = tree.plan.range(number).unwrap_or_default();
             let beside = PutPart { chaining_value_blake3: Some(value) };
             let counter = total.of_part();
-            async move { self.put_part(upload_id, number, file, range, &beside, &counter).await }
+            async move { self.put_part_patiently(upload_id, number, file, range, &beside, &counter).await }
         });
         // The first part goes ahead: it holds the header, by which the server looks at the others while they pass.
         if let Some(first) = sending.next() {
