@@ -26,7 +26,7 @@ pub async fn connect(config: Config) -> anyhow::Result<AppState> {
         "the database lacks migrations, run `barycenter migrate` first: {}",
         pending.join(", ")
     );
-    let store = Store::open_from_environment(&config.storage.url)?;
+    let store = Store::open_from_environment(&config.storage.url, &config.storage.register_prefixes)?;
     Ok(AppState {
         pool,
         store,

@@ -20,7 +20,7 @@ use super::{
     transaction::{commit, connection},
 };
 use crate::{
-    db,
+    db::{self, uploads::AbandonedUpload},
     domain::{blob::Blob, ids::UploadId, problem_code::ProblemCode},
     state::AppState,
     storage::{ObjectKey, ObjectStream, PutError, Stored, keys},
@@ -115,7 +115,30 @@ pub async fn commit_blob(
         let alive = db::uploads::delete_live_upload(conn, upload.upload_id).await?;
         return if alive { Ok(blob) } else { Err(lapsed()) };
     }
-    let known = db::blobs::find_blob(conn, &blob.digest_blake3).await?;
+    let known = find_known(conn, &blob.digest_blake3).await?;
+    if !ObjectKey::from_stored(&known.object_key).is_registered() {
+        return Ok(known);
+    }
+    // What was uploaded must not rest on an object that somebody else may delete.
+    db::blobs::move_blob(conn, &blob).await?;
+    let alive = db::uploads::delete_live_upload(conn, upload.upload_id).await?;
+    if alive { Ok(blob) } else { Err(lapsed()) }
+}
+
+/// Makes an object that lies where somebody else keeps it a blob; equal bytes that are known stay where they are.
+pub(super) async fn register_blob(
+    conn: &mut PgConnection,
+    blob: Blob,
+    now: chrono::DateTime<chrono::Utc>,
+) -> AppResult<Blob> {
+    if db::blobs::insert_blob(conn, &blob, now).await? {
+        return Ok(blob);
+    }
+    find_known(conn, &blob.digest_blake3).await
+}
+
+async fn find_known(conn: &mut PgConnection, digest_blake3: &str) -> AppResult<Blob> {
+    let known = db::blobs::find_blob(conn, digest_blake3).await?;
     known.ok_or_else(|| AppError::internal("a blob was there and is gone: blobs are never deleted"))
 }
 
@@ -130,19 +153,23 @@ pub async fn discard(state: &AppState, upload: &PendingUpload) {
 
 async fn try_discard(state: &AppState, upload: &PendingUpload) -> AppResult<()> {
     let mut conn = connection(state).await?;
-    let pending = db::uploads::mark_abandoned(&mut conn, upload.upload_id, state.clock.now()).await?;
-    if !pending {
-        return Ok(());
-    }
+    let abandoned = db::uploads::mark_abandoned(&mut conn, upload.upload_id, state.clock.now()).await?;
     drop(conn);
-    remove(state, upload.upload_id, &upload.key).await
+    match abandoned {
+        Some(abandoned) => remove(state, &abandoned).await,
+        None => Ok(()),
+    }
 }
 
-/// Deletes the object of an upload that was marked abandoned, then its row.
-pub(super) async fn remove(state: &AppState, upload_id: UploadId, key: &ObjectKey) -> AppResult<()> {
-    state.store.delete(key).await?;
+/// Deletes the parts and the object of an upload that was marked abandoned, then its row.
+pub(super) async fn remove(state: &AppState, upload: &AbandonedUpload) -> AppResult<()> {
+    let key = ObjectKey::from_stored(&upload.object_key);
+    if let Some(store_upload_id) = &upload.store_upload_id {
+        state.store.abort_parts(&key, store_upload_id).await?;
+    }
+    state.store.delete(&key).await?;
     let mut conn = connection(state).await?;
-    db::uploads::delete_upload(&mut conn, upload_id).await?;
+    db::uploads::delete_upload(&mut conn, upload.upload_id).await?;
     Ok(())
 }
 

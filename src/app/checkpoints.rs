@@ -1,17 +1,19 @@
 //! Checkpoints.
 
+use barycenter_core::checkpoint::Layout;
 use sqlx::PgConnection;
 
 use super::{
     AppError, AppResult, Incoming, PutOutcome,
     blobs::{self, PendingUpload},
     runs::find_run_with,
-    tensor_file::CheckedFile,
+    tensor_file::{CheckedFile, tensors_of},
     transaction::{begin, commit, connection},
 };
 use crate::{
     db,
     domain::{
+        blob::Blob,
         checkpoint::{Checkpoint, InvalidReport, Reported},
         ids::{CheckpointId, RunId},
         layout::{Tensor, first_difference},
@@ -55,29 +57,40 @@ pub async fn accept_checkpoint(
         return compare(existing, incoming).await;
     }
     let file = incoming.read_header(state).await?;
-    let layout = FileLayout { digest: file.layout.digest(), tensors: file.tensors() };
+    let layout = FileLayout::of(&file.layout);
     let mut conn = connection(state).await?;
     check_layout(&mut conn, run_id, &layout).await?;
     drop(conn);
-    store(state, run_id, step, new.reported, file, layout).await
+    store(state, Place { run_id, step, reported: new.reported }, file, layout).await
 }
 
 /// Names, dtypes and shapes of a file, and their digest.
-struct FileLayout {
+pub(super) struct FileLayout {
     digest: String,
     tensors: Vec<Tensor>,
 }
 
+impl FileLayout {
+    pub(super) fn of(layout: &Layout) -> Self {
+        Self { digest: layout.digest(), tensors: tensors_of(layout) }
+    }
+}
+
+/// Where a checkpoint stands, by the run's id.
+pub(super) struct Place {
+    pub(super) run_id: RunId,
+    pub(super) step: i64,
+    pub(super) reported: Reported,
+}
+
 async fn store(
     state: &AppState,
-    run_id: RunId,
-    step: i64,
-    reported: Reported,
+    place: Place,
     file: CheckedFile,
     layout: FileLayout,
 ) -> AppResult<PutOutcome<Checkpoint>> {
     let (upload, stored) = file.store(state).await?;
-    let outcome = publish(state, run_id, step, reported, &layout, &upload, &stored).await;
+    let outcome = publish(state, place, &layout, &upload, &stored).await;
     blobs::discard(state, &upload).await;
     if matches!(outcome, Ok(PutOutcome::Created(_))) {
         metrics::histogram!("barycenter_upload_size_bytes", "kind" => "checkpoint").record(stored.size_bytes as f64);
@@ -87,37 +100,101 @@ async fn store(
 
 async fn publish(
     state: &AppState,
-    run_id: RunId,
-    step: i64,
-    reported: Reported,
+    place: Place,
     layout: &FileLayout,
     upload: &PendingUpload,
     stored: &Stored,
 ) -> AppResult<PutOutcome<Checkpoint>> {
-    let now = state.clock.now();
     let mut transaction = begin(state).await?;
-    // Two first checkpoints of one run may arrive together: the second must see the layout of the first.
-    db::runs::lock_run(&mut transaction, run_id).await?;
-    if let Some(existing) = db::checkpoints::find_checkpoint_at(&mut transaction, run_id, step).await? {
-        return same_or_taken(existing, &stored.digest_blake3);
+    let outcome = publish_with(state, &mut transaction, place, layout, upload, stored).await?;
+    commit(transaction).await?;
+    Ok(outcome)
+}
+
+/// Makes stored bytes the checkpoint of a step, in the caller's transaction.
+pub(super) async fn publish_with(
+    state: &AppState,
+    conn: &mut PgConnection,
+    place: Place,
+    layout: &FileLayout,
+    upload: &PendingUpload,
+    stored: &Stored,
+) -> AppResult<PutOutcome<Checkpoint>> {
+    if let Some(existing) = prepare(state, conn, &place, layout, &stored.digest_blake3).await? {
+        return Ok(PutOutcome::Existing(existing));
     }
-    check_layout(&mut transaction, run_id, layout).await?;
-    db::layouts::insert_layout(&mut transaction, &layout.digest, &layout.tensors, now).await?;
+    let blob = blobs::commit_blob(conn, upload, stored, state.clock.now()).await?;
+    insert(state, conn, place, layout, blob).await.map(PutOutcome::Created)
+}
+
+/// Makes bytes that lie where somebody else keeps them the checkpoint of a step, in the caller's transaction.
+pub(super) async fn register_with(
+    state: &AppState,
+    conn: &mut PgConnection,
+    place: Place,
+    layout: &FileLayout,
+    blob: Blob,
+) -> AppResult<PutOutcome<Checkpoint>> {
+    if let Some(existing) = prepare(state, conn, &place, layout, &blob.digest_blake3).await? {
+        return Ok(PutOutcome::Existing(existing));
+    }
+    let blob = blobs::register_blob(conn, blob, state.clock.now()).await?;
+    insert(state, conn, place, layout, blob).await.map(PutOutcome::Created)
+}
+
+/// What comes before the blob: nobody else changes the run's checkpoints, the step is free, the layout is that of the run.
+async fn prepare(
+    state: &AppState,
+    conn: &mut PgConnection,
+    place: &Place,
+    layout: &FileLayout,
+    digest_blake3: &str,
+) -> AppResult<Option<Checkpoint>> {
+    // Two first checkpoints of one run may arrive together: the second must see the layout of the first.
+    db::runs::lock_run(conn, place.run_id).await?;
+    if let Some(existing) = find_same(conn, place.run_id, place.step, digest_blake3).await? {
+        return Ok(Some(existing));
+    }
+    check_layout(conn, place.run_id, layout).await?;
+    db::layouts::insert_layout(conn, &layout.digest, &layout.tensors, state.clock.now()).await?;
+    Ok(None)
+}
+
+async fn insert(
+    state: &AppState,
+    conn: &mut PgConnection,
+    place: Place,
+    layout: &FileLayout,
+    blob: Blob,
+) -> AppResult<Checkpoint> {
+    let Place { run_id, step, reported } = place;
     let checkpoint = Checkpoint {
         checkpoint_id: CheckpointId(state.clock.new_id()),
         run_id,
         step,
         reported,
-        blob: blobs::commit_blob(&mut transaction, upload, stored, now).await?,
+        blob,
         layout_blake3: layout.digest.clone(),
         tensor_count: layout.tensors.len() as u64,
-        created_at: now,
+        created_at: state.clock.now(),
     };
-    if !db::checkpoints::insert_checkpoint(&mut transaction, &checkpoint).await? {
+    if !db::checkpoints::insert_checkpoint(conn, &checkpoint).await? {
         return Err(step_taken(step));
     }
-    commit(transaction).await?;
-    Ok(PutOutcome::Created(checkpoint))
+    Ok(checkpoint)
+}
+
+/// The checkpoint of a step, where it has these bytes; refuses where it has others.
+pub(super) async fn find_same(
+    conn: &mut PgConnection,
+    run_id: RunId,
+    step: i64,
+    digest_blake3: &str,
+) -> AppResult<Option<Checkpoint>> {
+    match db::checkpoints::find_checkpoint_at(conn, run_id, step).await? {
+        Some(existing) if existing.blob.digest_blake3 != digest_blake3 => Err(step_taken(step)),
+        existing => Ok(existing),
+    }
 }
 
 fn parse_step(text: &str) -> AppResult<i64> {
@@ -155,7 +232,7 @@ fn step_taken(step: i64) -> AppError {
 }
 
 /// All checkpoints of a run share one layout: refuses another, naming the first tensor that differs.
-async fn check_layout(conn: &mut PgConnection, run_id: RunId, layout: &FileLayout) -> AppResult<()> {
+pub(super) async fn check_layout(conn: &mut PgConnection, run_id: RunId, layout: &FileLayout) -> AppResult<()> {
     let Some((first_step, expected)) = db::layouts::find_run_layout(conn, run_id).await? else {
         return Ok(());
     };

@@ -71,10 +71,9 @@ pub async fn accept_dataset(state: &AppState, new: NewDataset, incoming: Incomin
         return Err(differs(&new.name, "has other bytes"));
     }
     let file = incoming.read_header(state).await?;
-    let shape = dataset_shape(&file.layout)?;
-    let normalisation = new.normalisation(&file.layout, &shape)?;
+    let checked = CheckedDataset::check(new, &file.layout)?;
     let (upload, stored) = file.store(state).await?;
-    let outcome = publish(state, new.name, shape, normalisation, &upload, &stored).await;
+    let outcome = publish(state, checked, &upload, &stored).await;
     blobs::discard(state, &upload).await;
     if matches!(outcome, Ok(PutOutcome::Created(_))) {
         metrics::histogram!("barycenter_upload_size_bytes", "kind" => "dataset").record(stored.size_bytes as f64);
@@ -84,33 +83,66 @@ pub async fn accept_dataset(state: &AppState, new: NewDataset, incoming: Incomin
 
 async fn publish(
     state: &AppState,
-    name: String,
-    shape: DatasetShape,
-    normalisation: Normalisation,
+    checked: CheckedDataset,
     upload: &PendingUpload,
     stored: &Stored,
 ) -> AppResult<PutOutcome<Dataset>> {
-    let now = state.clock.now();
     let mut transaction = begin(state).await?;
+    let outcome = publish_with(state, &mut transaction, checked, upload, stored).await?;
+    commit(transaction).await?;
+    Ok(outcome)
+}
+
+/// A dataset whose header is sound.
+pub(super) struct CheckedDataset {
+    name: String,
+    shape: DatasetShape,
+    normalisation: Normalisation,
+}
+
+impl CheckedDataset {
+    pub(super) fn check(new: NewDataset, layout: &Layout) -> AppResult<Self> {
+        let shape = dataset_shape(layout)?;
+        let normalisation = new.normalisation(layout, &shape)?;
+        Ok(Self { name: new.name, shape, normalisation })
+    }
+}
+
+/// Makes stored bytes the dataset of a name, in the caller's transaction.
+pub(super) async fn publish_with(
+    state: &AppState,
+    conn: &mut PgConnection,
+    checked: CheckedDataset,
+    upload: &PendingUpload,
+    stored: &Stored,
+) -> AppResult<PutOutcome<Dataset>> {
+    let CheckedDataset { name, shape, normalisation } = checked;
+    let now = state.clock.now();
+    // Two of one name may arrive together: the second must see the first.
+    db::datasets::lock_name(conn, &name).await?;
+    if let Some(existing) = db::datasets::find_dataset(conn, Reference::Name(&name)).await? {
+        return same_or_differs(existing, &stored.digest_blake3, &normalisation);
+    }
     let dataset = Dataset {
         dataset_id: DatasetId(state.clock.new_id()),
         name,
         shape,
         normalisation,
-        blob: blobs::commit_blob(&mut transaction, upload, stored, now).await?,
+        blob: blobs::commit_blob(conn, upload, stored, now).await?,
         created_at: now,
     };
-    if db::datasets::insert_dataset(&mut transaction, &dataset).await? {
-        commit(transaction).await?;
+    if db::datasets::insert_dataset(conn, &dataset).await? {
         return Ok(PutOutcome::Created(dataset));
     }
-    let existing = db::datasets::find_dataset(&mut transaction, Reference::Name(&dataset.name)).await?;
-    let existing = existing.ok_or_else(|| AppError::internal("a dataset is gone: datasets are never deleted"))?;
-    if existing.blob.digest_blake3 != dataset.blob.digest_blake3 {
-        return Err(differs(&dataset.name, "has other bytes"));
+    Err(AppError::internal("a dataset's name was taken while it was locked"))
+}
+
+fn same_or_differs(existing: Dataset, digest: &str, normalisation: &Normalisation) -> AppResult<PutOutcome<Dataset>> {
+    if existing.blob.digest_blake3 != digest {
+        return Err(differs(&existing.name, "has other bytes"));
     }
-    if existing.normalisation != dataset.normalisation {
-        return Err(differs(&dataset.name, "has the same bytes and another normalisation"));
+    if existing.normalisation != *normalisation {
+        return Err(differs(&existing.name, "has the same bytes and another normalisation"));
     }
     Ok(PutOutcome::Existing(existing))
 }
@@ -133,6 +165,14 @@ fn dataset_shape(layout: &Layout) -> AppResult<DatasetShape> {
         input_shape: header.sample_shape.iter().map(|extent| *extent as u64).collect(),
         input_dtype: header.input_dtype.to_string(),
     })
+}
+
+/// A dataset that exists under this name, where it holds these bytes; refuses where it holds others.
+pub(super) async fn find_same(conn: &mut PgConnection, name: &str, digest_blake3: &str) -> AppResult<Option<Dataset>> {
+    match db::datasets::find_dataset(conn, Reference::Name(name)).await? {
+        Some(existing) if existing.blob.digest_blake3 != digest_blake3 => Err(differs(name, "has other bytes")),
+        existing => Ok(existing),
+    }
 }
 
 async fn find_by_name(state: &AppState, name: &str) -> AppResult<Option<Dataset>> {

@@ -16,18 +16,28 @@ pub struct FiniteScan {
     header_bytes: u64,
     /// The beginning of an element that a chunk's end has cut.
     partial: Vec<u8>,
+    /// Bytes of an element that began before this scan; they are passed over.
+    skip: usize,
 }
 
 impl FiniteScan {
     /// For a file of this layout.
     pub fn new(layout: &Layout) -> Self {
+        Self::starting_at(layout, 0)
+    }
+
+    /// For a file of this layout from a byte on. An element that this byte or the end of the scan cuts is passed over: it is
+    /// for [`cut_element`].
+    pub fn starting_at(layout: &Layout, position: u64) -> Self {
         let floating = layout.tensors.iter().filter(|tensor| tensor.dtype.is_averageable());
+        let ahead = floating.filter(|tensor| layout.header_bytes + tensor.range.end > position);
         Self {
-            tensors: floating.cloned().collect(),
+            tensors: ahead.cloned().collect(),
             current: 0,
-            position: 0,
+            position,
             header_bytes: layout.header_bytes,
             partial: Vec::new(),
+            skip: cut_element(layout, position).map_or(0, |cut| cut.after),
         }
     }
 
@@ -42,6 +52,9 @@ impl FiniteScan {
                 break;
             }
             let inside = &chunk[(from.max(start) - start) as usize..(to.min(end) - start) as usize];
+            let skipped = self.skip.min(inside.len());
+            self.skip -= skipped;
+            let inside = &inside[skipped..];
             if !is_finite(tensor.dtype, &mut self.partial, inside) {
                 return Err(&self.tensors[self.current].name);
             }
@@ -52,6 +65,36 @@ impl FiniteScan {
         }
         Ok(())
     }
+}
+
+/// An element of a floating tensor that has bytes on both sides of a boundary.
+#[derive(Clone, Copy, Debug)]
+pub struct CutElement<'a> {
+    /// Its tensor.
+    pub tensor: &'a TensorLayout,
+    /// Bytes of it before the boundary.
+    pub before: usize,
+    /// Bytes of it from the boundary on.
+    pub after: usize,
+}
+
+impl CutElement<'_> {
+    /// Whether it is NaN or infinity, given what lies on both sides of the boundary; `None` where that is too little.
+    pub fn is_not_finite(&self, before: &[u8], after: &[u8]) -> Option<bool> {
+        let begin = before.get(before.len().checked_sub(self.before)?..)?;
+        let element = [begin, after.get(..self.after)?].concat();
+        Some(self.tensor.dtype.holds_not_finite(&element))
+    }
+}
+
+/// The element that a boundary at this byte of the file cuts.
+pub fn cut_element(layout: &Layout, boundary: u64) -> Option<CutElement<'_>> {
+    let at = boundary.checked_sub(layout.header_bytes)?;
+    // Tensors lie in order, without a gap.
+    let tensor = layout.tensors.get(layout.tensors.partition_point(|tensor| tensor.range.end <= at))?;
+    let size = tensor.dtype.size();
+    let before = (at.checked_sub(tensor.range.start)? % size as u64) as usize;
+    (before > 0 && tensor.dtype.is_averageable()).then_some(CutElement { tensor, before, after: size - before })
 }
 
 /// Whether all elements that end in these bytes are finite; `partial` carries a cut one from chunk to chunk.
@@ -120,6 +163,31 @@ mod tests {
             for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
                 let (layout, bytes) = file(Some((poisoned, value)));
                 prop_assert_eq!(scan(&layout, &bytes, chunk), Some(format!("t{poisoned}")));
+            }
+        }
+
+        #[test]
+        fn a_poisoned_tensor_is_named_by_parts_that_are_scanned_apart(
+            part in 8_usize..200,
+            chunk in 1_usize..40,
+            which in 0_usize..6,
+        ) {
+            let poisoned = [1, 2, 3, 5, 6, 7][which];
+            let (layout, bytes) = file(Some((poisoned, f64::NAN)));
+            let parts: Vec<&[u8]> = bytes.chunks(part).collect();
+            let scanned = parts.iter().enumerate().find_map(|(index, bytes)| {
+                let mut scan = FiniteScan::starting_at(&layout, (index * part) as u64);
+                bytes.chunks(chunk).find_map(|chunk| scan.scan(chunk).err().map(str::to_owned))
+            });
+            let cut = (1..parts.len()).find_map(|index| {
+                let cut = cut_element(&layout, (index * part) as u64)?;
+                let not_finite = cut.is_not_finite(parts[index - 1], parts[index]).unwrap();
+                not_finite.then(|| cut.tensor.name.clone())
+            });
+            prop_assert_eq!(scanned.or(cut), Some(format!("t{poisoned}")));
+            let (layout, bytes) = file(None);
+            for (index, bytes) in bytes.chunks(part).enumerate() {
+                prop_assert!(FiniteScan::starting_at(&layout, (index * part) as u64).scan(bytes).is_ok());
             }
         }
 

@@ -6,11 +6,16 @@ use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
 use super::{AppResult, blobs, transaction::connection};
-use crate::{db, state::AppState, storage::ObjectKey};
+use crate::{
+    db::{self, uploads::SilentSince},
+    state::AppState,
+};
 
 const EVERY: Duration = Duration::from_mins(1);
 /// How long a reply is kept for its idempotency key.
 const KEEP_REPLIES: TimeDelta = TimeDelta::hours(24);
+/// How long an upload in parts can say what it became.
+const KEEP_OUTCOMES: TimeDelta = TimeDelta::days(7);
 
 /// Reaps now and every minute until told to stop; a failed round is logged and the next one tries again.
 pub async fn run(state: AppState, stop: CancellationToken) {
@@ -32,16 +37,18 @@ pub async fn run(state: AppState, stop: CancellationToken) {
 /// that dies in between is taken up by the next.
 pub async fn reap(state: &AppState) -> AppResult<usize> {
     let now = state.clock.now();
-    let silent_since = now - state.config.uploads.grace();
+    let silent =
+        SilentSince { streams: now - state.config.uploads.grace(), in_parts: now - state.config.uploads.patience() };
     let mut conn = connection(state).await?;
-    let abandoned = db::uploads::mark_silent_abandoned(&mut conn, silent_since, now).await?;
+    let abandoned = db::uploads::mark_silent_abandoned(&mut conn, silent, now).await?;
     db::idempotency::delete_older(&mut conn, now - KEEP_REPLIES).await?;
+    db::multipart_uploads::delete_completed(&mut conn, now - KEEP_OUTCOMES).await?;
     drop(conn);
     let mut removed = 0;
     for upload in abandoned {
         let upload_id = upload.upload_id;
         // One object that cannot be deleted must not keep the others from it; its row brings it back next round.
-        match blobs::remove(state, upload_id, &ObjectKey::from_stored(&upload.object_key)).await {
+        match blobs::remove(state, &upload).await {
             Ok(()) => {
                 tracing::info!(upload.id = %upload_id, "removed an unfinished upload");
                 removed += 1;

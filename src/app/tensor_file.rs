@@ -10,6 +10,7 @@ use super::{
     finite::FiniteScan,
 };
 use crate::{
+    config::UploadConfig,
     domain::{layout::Tensor, name::shown, problem_code::ProblemCode},
     state::AppState,
     storage::Stored,
@@ -46,9 +47,8 @@ pub struct CheckedFile {
 impl Incoming {
     /// Checks what was announced, before a byte is read.
     pub fn check_announcement(&self, limit_bytes: u64) -> AppResult<()> {
-        let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if self.digest_blake3.as_deref().is_some_and(|digest| !is_digest(digest)) {
-            return Err(AppError::invalid_field("digest_blake3", "must be 64 lower-case hexadecimal digits"));
+            return Err(no_digest("digest_blake3"));
         }
         match self.content_length {
             Some(length) if length > limit_bytes => Err(blobs::too_large(limit_bytes)),
@@ -68,16 +68,7 @@ impl Incoming {
         }
         self.fill(&mut head, 8 + length as usize).await?;
         let header = head.get(8..8 + length as usize).ok_or_else(|| header_too_long(length, head.len() as u64))?;
-        let layout = Layout::parse(header).map_err(|error| invalid_file(error.to_string()))?;
-        if layout.total_bytes > limits.max_upload_bytes {
-            return Err(blobs::too_large(limits.max_upload_bytes));
-        }
-        if let Some(file) = self.content_length {
-            layout.check_size(file).map_err(|error| invalid_file(error.to_string()))?;
-        }
-        if let Some(tensor) = layout.tensors.iter().find(|tensor| tensor.name.contains('\0')) {
-            return Err(invalid_file(format!("tensor `{}` has a NUL character in its name", shown(&tensor.name))));
-        }
+        let layout = check_header(header, self.content_length, limits)?;
         let read = stream::once(std::future::ready(Ok(head.freeze())));
         Ok(CheckedFile { layout, body: read.chain(self.body).boxed(), digest_blake3: self.digest_blake3 })
     }
@@ -109,12 +100,60 @@ impl Incoming {
     }
 }
 
+/// Reads a header, given without its length, and checks it against the size of the file, where that is known.
+pub(super) fn check_header(header: &[u8], file_bytes: Option<u64>, limits: &UploadConfig) -> AppResult<Layout> {
+    let layout = Layout::parse(header).map_err(|error| invalid_file(error.to_string()))?;
+    if layout.total_bytes > limits.max_upload_bytes {
+        return Err(blobs::too_large(limits.max_upload_bytes));
+    }
+    if let Some(file_bytes) = file_bytes {
+        layout.check_size(file_bytes).map_err(|error| invalid_file(error.to_string()))?;
+    }
+    if let Some(tensor) = layout.tensors.iter().find(|tensor| tensor.name.contains('\0')) {
+        return Err(invalid_file(format!("tensor `{}` has a NUL character in its name", shown(&tensor.name))));
+    }
+    Ok(layout)
+}
+
+/// The tensors of a layout by name, as they are kept.
+pub(super) fn tensors_of(layout: &Layout) -> Vec<Tensor> {
+    let mut tensors: Vec<Tensor> = layout.tensors.iter().map(stored_tensor).collect();
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    tensors
+}
+
+/// The refusal of a tensor whose numbers are not all numbers.
+pub(super) fn not_finite(tensor: &str) -> AppError {
+    AppError::fault(ProblemCode::NotFinite, shown(tensor), "holds NaN or infinity")
+}
+
+/// The refusal of bytes that are not those that were announced.
+pub(super) fn digest_differs(announced: &str, received: &str) -> AppError {
+    let detail = format!("announced {announced}, received {received}");
+    AppError::fault(ProblemCode::DigestDiffers, "digest_blake3", detail)
+}
+
+/// Whether a text is a digest as it is written.
+pub(super) fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The refusal of a field that should hold a digest.
+pub(super) fn no_digest(field: &str) -> AppError {
+    AppError::invalid_field(field, "must be 64 lower-case hexadecimal digits")
+}
+
 impl CheckedFile {
-    /// The tensors by name, as they are kept.
-    pub fn tensors(&self) -> Vec<Tensor> {
-        let mut tensors: Vec<Tensor> = self.layout.tensors.iter().map(stored_tensor).collect();
-        tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        tensors
+    /// Reads the file to its end, checks it as [`CheckedFile::store`] does, and returns its digest; nothing is stored.
+    pub async fn digest(self) -> AppResult<String> {
+        let Self { layout, mut body, .. } = self;
+        let mut inspection = Inspection { scan: FiniteScan::new(&layout), seen: 0, total: layout.total_bytes };
+        let mut hasher = blake3::Hasher::new();
+        while let Some(chunk) = body.next().await {
+            hasher.update(&inspection.check(chunk?)?);
+        }
+        layout.check_size(inspection.seen).map_err(|error| invalid_file(error.to_string()))?;
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     /// Streams the file into a new upload; refuses, with nothing left in the store, what is truncated, too long, not finite
@@ -137,8 +176,7 @@ impl CheckedFile {
         let stored = blobs::receive(state, upload, inspected, state.config.uploads.max_upload_bytes).await?;
         layout.check_size(stored.size_bytes).map_err(|error| invalid_file(error.to_string()))?;
         if let Some(announced) = digest_blake3.filter(|announced| *announced != stored.digest_blake3) {
-            let detail = format!("announced {announced}, received {}", stored.digest_blake3);
-            return Err(AppError::fault(ProblemCode::DigestDiffers, "digest_blake3", detail));
+            return Err(digest_differs(&announced, &stored.digest_blake3));
         }
         Ok(stored)
     }
@@ -162,7 +200,7 @@ impl Inspection {
         }
         match self.scan.scan(&chunk) {
             Ok(()) => Ok(chunk),
-            Err(tensor) => Err(AppError::fault(ProblemCode::NotFinite, shown(tensor), "holds NaN or infinity")),
+            Err(tensor) => Err(not_finite(tensor)),
         }
     }
 }
@@ -175,7 +213,7 @@ fn stored_tensor(tensor: &barycenter_core::checkpoint::TensorLayout) -> Tensor {
     }
 }
 
-fn header_too_long(length: u64, file: u64) -> AppError {
+pub(super) fn header_too_long(length: u64, file: u64) -> AppError {
     let rest = file.saturating_sub(8);
     invalid_file(format!("the header claims {length} bytes, the file has {rest} after its length"))
 }

@@ -12,7 +12,7 @@ pub use database::DatabaseConfig;
 pub use http::HttpConfig;
 pub use leases::LeaseConfig;
 pub use storage::StorageConfig;
-pub use uploads::UploadConfig;
+pub use uploads::{MAX_PART_BYTES, UploadConfig};
 
 /// Everything that `barycenter serve` can be told.
 #[derive(Clone, Debug, clap::Args)]

@@ -11,4 +11,9 @@ pub struct StorageConfig {
     /// (`AWS_ENDPOINT`, `AWS_ALLOW_HTTP=true` for a store without TLS).
     #[arg(id = "storage_url", long = "storage-url", env = "BARYCENTER_STORAGE_URL")]
     pub url: Url,
+    /// URL of a folder or bucket whose objects may be registered as checkpoints where they lie; may be given several times.
+    ///
+    /// Objects there are read and never written or deleted. None unless told.
+    #[arg(long = "register-prefix", env = "BARYCENTER_REGISTER_PREFIX", value_delimiter = ',', value_name = "URL")]
+    pub register_prefixes: Vec<Url>,
 }

@@ -40,6 +40,14 @@ pub async fn insert_blob(conn: &mut PgConnection, blob: &Blob, now: DateTime<Utc
     Ok(result.rows_affected() == 1)
 }
 
+/// Lets a blob lie elsewhere.
+pub async fn move_blob(conn: &mut PgConnection, blob: &Blob) -> DbResult<()> {
+    sqlx::query!("update blobs set object_key = $2 where digest_blake3 = $1", blob.digest_blake3, blob.object_key)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// The blob with this digest.
 pub async fn find_blob(conn: &mut PgConnection, digest_blake3: &str) -> DbResult<Option<Blob>> {
     let row = sqlx::query_as!(

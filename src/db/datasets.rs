@@ -57,6 +57,12 @@ impl TryFrom<DatasetRow> for Dataset {
     }
 }
 
+/// Makes whoever else would take this name wait until the transaction ends.
+pub async fn lock_name(conn: &mut PgConnection, name: &str) -> DbResult<()> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('dataset ' || $1, 0))", name).execute(conn).await?;
+    Ok(())
+}
+
 /// Inserts a dataset; false where its name is taken.
 pub async fn insert_dataset(conn: &mut PgConnection, dataset: &Dataset) -> DbResult<bool> {
     let input_shape: Vec<i64> = dataset.shape.input_shape.iter().map(|extent| extent.cast_signed()).collect();

@@ -14,8 +14,10 @@ pub mod jobs;
 pub mod layouts;
 pub mod leases;
 pub mod migrations;
+pub mod multipart_uploads;
 pub mod notify;
 pub mod runs;
+pub mod upload_parts;
 pub mod uploads;
 
 use std::time::Duration;

@@ -13,6 +13,8 @@ pub struct AbandonedUpload {
     pub upload_id: UploadId,
     /// Where its bytes lie, if any have arrived.
     pub object_key: String,
+    /// The store's own name for it, where it came in parts.
+    pub store_upload_id: Option<String>,
 }
 
 /// Notes an upload before its first byte is stored.
@@ -53,40 +55,66 @@ pub async fn delete_live_upload(conn: &mut PgConnection, upload_id: UploadId) ->
     Ok(result.rows_affected() == 1)
 }
 
-/// Removes the row of an upload whose object is gone.
+/// Removes the row of an upload whose object is gone, and what it was to become.
 pub async fn delete_upload(conn: &mut PgConnection, upload_id: UploadId) -> DbResult<()> {
-    sqlx::query!("delete from uploads where upload_id = $1", upload_id.0).execute(conn).await?;
-    Ok(())
-}
-
-/// Gives up one upload; false where it has become a blob or is gone. It can no longer be committed then.
-pub async fn mark_abandoned(conn: &mut PgConnection, upload_id: UploadId, now: DateTime<Utc>) -> DbResult<bool> {
-    let result = sqlx::query!(
-        "update uploads set abandoned_at = coalesce(abandoned_at, $2) where upload_id = $1",
+    sqlx::query!(
+        "with unfinished as (delete from multipart_uploads where upload_id = $1 and completed_at is null)
+         delete from uploads where upload_id = $1",
         upload_id.0,
-        now,
     )
     .execute(conn)
     .await?;
-    Ok(result.rows_affected() == 1)
+    Ok(())
 }
 
-/// Gives up every upload silent since `silent_since` and returns all that were given up and still have a row.
+/// Gives up one upload; `None` where it has become a blob or is gone. It can no longer be committed then.
+pub async fn mark_abandoned(
+    conn: &mut PgConnection,
+    upload_id: UploadId,
+    now: DateTime<Utc>,
+) -> DbResult<Option<AbandonedUpload>> {
+    let row = sqlx::query!(
+        "update uploads set abandoned_at = coalesce(abandoned_at, $2) where upload_id = $1
+         returning object_key, store_upload_id",
+        upload_id.0,
+        now,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| AbandonedUpload { upload_id, object_key: row.object_key, store_upload_id: row.store_upload_id }))
+}
+
+/// Since when uploads have been silent that are given up.
+#[derive(Clone, Copy, Debug)]
+pub struct SilentSince {
+    /// Those that come in one stream.
+    pub streams: DateTime<Utc>,
+    /// Those that come in parts.
+    pub in_parts: DateTime<Utc>,
+}
+
+/// Gives up every upload that has been silent for too long and returns all that were given up and still have a row.
 pub async fn mark_silent_abandoned(
     conn: &mut PgConnection,
-    silent_since: DateTime<Utc>,
+    silent: SilentSince,
     now: DateTime<Utc>,
 ) -> DbResult<Vec<AbandonedUpload>> {
     // Rows given up earlier are returned again: their object may have outlived a reaper that died.
     let rows = sqlx::query!(
-        "update uploads set abandoned_at = coalesce(abandoned_at, $2)
-         where renewed_at < $1 or abandoned_at is not null
-         returning upload_id, object_key",
-        silent_since,
+        "update uploads set abandoned_at = coalesce(abandoned_at, $3)
+         where renewed_at < case when store_upload_id is null then $1::timestamptz else $2::timestamptz end
+             or abandoned_at is not null
+         returning upload_id, object_key, store_upload_id",
+        silent.streams,
+        silent.in_parts,
         now,
     )
     .fetch_all(conn)
     .await?;
-    let uploads = rows.into_iter();
-    Ok(uploads.map(|row| AbandonedUpload { upload_id: row.upload_id.into(), object_key: row.object_key }).collect())
+    let uploads = rows.into_iter().map(|row| AbandonedUpload {
+        upload_id: row.upload_id.into(),
+        object_key: row.object_key,
+        store_upload_id: row.store_upload_id,
+    });
+    Ok(uploads.collect())
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::{
     blob::Blob,
@@ -35,7 +36,7 @@ pub struct Checkpoint {
 }
 
 /// What training reports beside a checkpoint.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reported {
     /// Epoch, where it was told.
     pub epoch: Option<f64>,
@@ -57,11 +58,28 @@ pub struct InvalidReport {
 impl Reported {
     /// Reads `metrics` (`name:value,…`) and `tags` (`word,…`).
     pub fn parse(epoch: Option<f64>, metrics: Option<&str>, tags: Option<&str>) -> Result<Self, InvalidReport> {
+        let metrics = parse_metrics(metrics.unwrap_or_default())?;
+        let tags = tags.unwrap_or_default();
+        let tags = tags.split(',').filter(|_| !tags.is_empty()).map(str::to_owned).collect();
+        Self::new(epoch, metrics, tags)
+    }
+
+    /// Checks what is reported.
+    pub fn new(epoch: Option<f64>, metrics: BTreeMap<String, f64>, tags: Vec<String>) -> Result<Self, InvalidReport> {
         if let Some(epoch) = epoch.filter(|epoch| !epoch.is_finite() || *epoch < 0.0) {
             return Err(invalid("epoch", format!("must be a finite number not below 0, not {epoch}")));
         }
-        let metrics = parse_metrics(metrics.unwrap_or_default())?;
-        Ok(Self { epoch, metrics, tags: parse_tags(tags.unwrap_or_default())? })
+        for (name, value) in &metrics {
+            check_word(name).map_err(|detail| invalid("metrics", detail))?;
+            if !value.is_finite() {
+                return Err(invalid(&format!("metrics.{name}"), format!("must be finite, not {value}")));
+            }
+        }
+        if metrics.len() > MAX_METRICS {
+            return Err(invalid("metrics", format!("holds more than {MAX_METRICS} metrics")));
+        }
+        check_tags(&tags)?;
+        Ok(Self { epoch, metrics, tags })
     }
 }
 
@@ -74,33 +92,25 @@ fn parse_metrics(text: &str) -> Result<BTreeMap<String, f64>, InvalidReport> {
         check_word(name).map_err(|detail| invalid("metrics", detail))?;
         let field = format!("metrics.{name}");
         let value: f64 = value.parse().map_err(|_| invalid(&field, format!("`{}` is not a number", shown(value))))?;
-        if !value.is_finite() {
-            return Err(invalid(&field, format!("must be finite, not {value}")));
-        }
         if metrics.insert(name.to_owned(), value).is_some() {
             return Err(invalid(&field, "is given twice".to_owned()));
         }
     }
-    if metrics.len() > MAX_METRICS {
-        return Err(invalid("metrics", format!("holds more than {MAX_METRICS} metrics")));
-    }
     Ok(metrics)
 }
 
-fn parse_tags(text: &str) -> Result<Vec<String>, InvalidReport> {
+fn check_tags(tags: &[String]) -> Result<(), InvalidReport> {
     let mut seen = BTreeSet::new();
-    let mut tags = Vec::new();
-    for tag in text.split(',').filter(|_| !text.is_empty()) {
+    for tag in tags {
         check_word(tag).map_err(|detail| invalid("tags", detail))?;
         if !seen.insert(tag) {
             return Err(invalid("tags", format!("`{tag}` is given twice")));
         }
-        tags.push(tag.to_owned());
     }
     if tags.len() > MAX_TAGS {
         return Err(invalid("tags", format!("holds more than {MAX_TAGS} tags")));
     }
-    Ok(tags)
+    Ok(())
 }
 
 fn invalid(field: &str, detail: String) -> InvalidReport {

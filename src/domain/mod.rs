@@ -15,3 +15,4 @@ pub mod name;
 pub mod page;
 pub mod problem_code;
 pub mod run;
+pub mod upload;

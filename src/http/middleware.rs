@@ -84,7 +84,8 @@ fn span(request: &Request) -> tracing::Span {
 
 async fn measure(request: Request, next: Next) -> Response {
     // Neither free methods nor paths with their ids: each would make a series of its own.
-    let is_known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE].contains(request.method());
+    let is_known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE]
+        .contains(request.method());
     let method = if is_known { request.method().to_string() } else { "other".to_owned() };
     let route = request.extensions().get::<MatchedPath>().map_or("none".to_owned(), |path| path.as_str().to_owned());
     let started = Instant::now();

@@ -18,7 +18,12 @@ impl Store {
             return Ok(futures::stream::empty().boxed());
         }
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let result = self.objects.get_opts(&key.path(), options).await?;
+        let (objects, path) = match self.registered_place(key) {
+            Some((objects, path)) => (objects, path),
+            None if key.is_registered() => return Err(StorageError::Missing { key: key.to_string() }),
+            None => (&self.objects, key.path()),
+        };
+        let result = objects.get_opts(&path, options).await?;
         Ok(result.into_stream().map_err(StorageError::from).boxed())
     }
 

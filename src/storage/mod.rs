@@ -1,18 +1,29 @@
 //! Object storage: opened by URL, every key made in [`keys`], bytes streamed in and out.
 
+mod direct;
 mod error;
 mod fetch;
+mod folder_parts;
 pub mod keys;
 mod open;
+mod parts;
+mod registered;
 mod upload;
 
 use std::{path::PathBuf, sync::Arc};
 
-use object_store::{DynObjectStore, ObjectStoreExt, path::Path};
+use object_store::{DynObjectStore, ObjectStoreExt, multipart::MultipartStore, path::Path};
 
+use direct::Direct;
+use parts::{BusyParts, NativeParts, PartStore};
+use registered::Prefix;
+
+pub use direct::StoredPart;
 pub use error::StorageError;
 pub use fetch::ObjectStream;
 pub use keys::ObjectKey;
+pub use parts::{PartClaim, PartError, PartPlace};
+pub use registered::FoundObject;
 pub use upload::{PutError, Stored};
 
 /// An object store; cheap to clone.
@@ -21,9 +32,21 @@ pub struct Store {
     objects: Arc<DynObjectStore>,
     /// Folder of a `file:` store, whose unfinished writes lie beside the objects.
     folder: Option<PathBuf>,
+    parts: PartStore,
+    busy_parts: BusyParts,
+    /// Present where the store signs URLs.
+    direct: Option<Direct>,
+    /// Where objects of others may be read.
+    registered: Vec<Prefix>,
 }
 
 impl Store {
+    /// A store that takes parts by itself.
+    pub fn new(objects: Arc<DynObjectStore>, parts: Arc<dyn MultipartStore>) -> Self {
+        let parts = PartStore::Native(NativeParts::new(parts));
+        Self { objects, folder: None, parts, busy_parts: BusyParts::default(), direct: None, registered: Vec::new() }
+    }
+
     /// Asks the store for a sign of life: any answer will do, also that an object does not exist.
     pub async fn ping(&self) -> Result<(), StorageError> {
         match self.objects.head(&Path::from(keys::PING)).await {
@@ -32,8 +55,12 @@ impl Store {
         }
     }
 
-    /// Deletes an object and whatever an unfinished write left beside it; a missing object is no error.
+    /// Deletes an object and whatever an unfinished write left beside it; a missing object is no error. An object that was registered
+    /// in place is not ours to delete: it stays.
     pub async fn delete(&self, key: &ObjectKey) -> Result<(), StorageError> {
+        if key.is_registered() {
+            return Ok(());
+        }
         if let Some(folder) = &self.folder {
             remove_unfinished_writes(&folder.join(key.as_str())).await?;
         }

@@ -18,11 +18,16 @@ const PATIENCE: Duration = Duration::from_mins(4);
 pub struct Process(Child);
 
 impl Process {
-    fn start(arguments: &[&str], environment: &[(&str, String)]) -> Self {
+    pub fn start(arguments: &[&str], environment: &[(&str, String)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_barycenter"));
         command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
         command.env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
         Self(command.spawn().unwrap())
+    }
+
+    /// Waits for its end, while whatever it speaks to in this process goes on.
+    pub async fn succeeds(mut self) -> bool {
+        tokio::task::spawn_blocking(move || self.0.wait().unwrap().success()).await.unwrap()
     }
 
     /// `kill -9`: no handler runs, no destructor, no goodbye.

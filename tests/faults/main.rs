@@ -6,6 +6,7 @@ mod adapters;
 mod cluster;
 mod inputs;
 mod regression;
+mod uploads;
 
 use barycenter_api::{AttemptState, HistoryQuery, JobState, PushCheckpoint, client::ByteCounter};
 use cluster::Cluster;

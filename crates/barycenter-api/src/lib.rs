@@ -18,6 +18,9 @@ mod problem;
 mod report;
 mod run;
 mod spec;
+#[cfg(feature = "client")]
+pub mod tree;
+mod upload;
 
 pub use artifact::{Artifact, Manifest, ManifestCandidate};
 pub use binary::{Bytes64, Floats};
@@ -43,4 +46,8 @@ pub use spec::{
     Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, FloatDtype,
     Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,
     OptimiserSpec, OutputSpec, PoolingSpec, ScheduleSpec, Start, TensorPolicy, TensorRule, TwaSpec,
+};
+pub use upload::{
+    CreateUpload, ListUploads, PartUrl, PartUrls, PutPart, RegisterCheckpoint, SignParts, Upload, UploadPart,
+    UploadState, UploadTarget,
 };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use barycenter_api::{Checkpoint, PushCheckpoint, client::Client};
+use barycenter_api::{Checkpoint, PushCheckpoint, UploadTarget, client::Client};
 use barycenter_core::checkpoint::{self, OpenOptions};
 use clap::{Args, Subcommand};
 
@@ -18,6 +18,9 @@ use crate::{
     progress::Bar,
 };
 
+/// Larger files are sent in parts.
+const IN_PARTS_ABOVE: u64 = 64 << 20;
+
 /// Commands on checkpoints.
 #[derive(Debug, Subcommand)]
 pub enum CheckpointCommand {
@@ -25,6 +28,8 @@ pub enum CheckpointCommand {
     ///
     /// Safetensors files are sent as they are. PyTorch zip files, indexes of several files and folders are written as one
     /// safetensors file first; nothing in them is run.
+    ///
+    /// Files above 64 MiB are sent in parts: after an interruption the same command sends only what is missing.
     ///
     /// Without --step, the step of each file is read from its name: the digits after `step`, else its last digits.
     Push(PushArguments),
@@ -60,6 +65,9 @@ pub struct PushArguments {
     /// A tag; may be given several times.
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
+    /// Parts of a large file that are sent at a time.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
 }
 
 /// `name=value` to `name:value`, as the API writes it.
@@ -102,6 +110,9 @@ async fn push_file(
     let sent = Sent::of(file, arguments.key.clone()).await?;
     let label = file.file_name().unwrap_or_default().to_string_lossy();
     let file = sent.path(file);
+    if file.metadata().with_context(|| file.display().to_string())?.len() > IN_PARTS_ABOVE {
+        return push_large(client, output, arguments, file, &label, step).await;
+    }
     let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
     let beside = PushCheckpoint {
         epoch: arguments.epoch,
@@ -113,6 +124,30 @@ async fn push_file(
     let checkpoint = client.push_checkpoint(&arguments.run, step, &beside, file, &bar.counter()).await;
     bar.finish();
     Ok(checkpoint?)
+}
+
+/// Sends a large file in parts: the same command goes on where an earlier one was interrupted.
+async fn push_large(
+    client: &Client,
+    output: &Output,
+    arguments: &PushArguments,
+    file: &Path,
+    label: &str,
+    step: i64,
+) -> anyhow::Result<Checkpoint> {
+    let pairs = arguments.metrics.iter().filter_map(|pair| pair.split_once(':'));
+    let target = UploadTarget::Checkpoint {
+        run: arguments.run.clone(),
+        step,
+        epoch: arguments.epoch,
+        metrics: pairs.map(|(name, value)| Ok((name.to_owned(), value.parse()?))).collect::<anyhow::Result<_>>()?,
+        tags: arguments.tags.clone(),
+    };
+    let bar = Bar::of_bytes(file.metadata()?.len(), label, output.quiet());
+    let upload = client.push_in_parts(target, file, arguments.parallel.into(), &bar.counter()).await;
+    bar.finish();
+    let checkpoint_id = upload?.checkpoint_id.context("the upload was completed and became no checkpoint")?;
+    Ok(client.find_checkpoint(checkpoint_id).await?)
 }
 
 /// The file that is sent for a checkpoint.

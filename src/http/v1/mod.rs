@@ -7,6 +7,8 @@ mod datasets;
 mod jobs;
 mod leases;
 mod runs;
+mod tus;
+mod uploads;
 
 use super::ApiRouter;
 
@@ -20,4 +22,6 @@ pub(super) fn router() -> ApiRouter {
         .merge(jobs::router())
         .merge(leases::router())
         .merge(artifacts::router())
+        .merge(uploads::router())
+        .merge(tus::router())
 }

@@ -1,7 +1,9 @@
 //! A server in process: router, own database, store in memory, a clock that stands still.
 
+pub mod faulty;
 pub mod files;
 mod response;
+pub mod uploads;
 
 use std::{sync::Arc, time::Duration};
 
@@ -127,9 +129,15 @@ fn config() -> Config {
     Config {
         http: HttpConfig { bind: "127.0.0.1:0".parse().unwrap() },
         database: DatabaseConfig { url: String::new(), pool_size: 5 },
-        storage: StorageConfig { url: "memory:///".parse().unwrap() },
+        storage: StorageConfig { url: "memory:///".parse().unwrap(), register_prefixes: Vec::new() },
         auth: AuthConfig::default(),
         leases: LeaseConfig { lease_seconds: 30, max_attempts: 5 },
-        uploads: UploadConfig { max_upload_bytes: 64 << 20, max_header_bytes: 16 << 20, upload_grace_seconds: 300 },
+        uploads: UploadConfig {
+            max_upload_bytes: 64 << 20,
+            max_header_bytes: 16 << 20,
+            upload_grace_seconds: 300,
+            upload_patience_hours: 72,
+            min_part_bytes: 1024,
+        },
     }
 }

@@ -10,6 +10,7 @@ mod jobs;
 mod leases;
 mod runs;
 mod transfer;
+mod uploads;
 
 use std::{net::IpAddr, time::Duration};
 

@@ -17,7 +17,7 @@ use reqwest::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     fs::{File, OpenOptions},
-    io::{AsyncSeekExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncSeekExt, AsyncWriteExt},
 };
 use tokio_util::io::ReaderStream;
 
@@ -46,7 +46,7 @@ impl ByteCounter {
         Self::new(|_| ())
     }
 
-    fn tell(&self, bytes: u64) {
+    pub(super) fn tell(&self, bytes: u64) {
         (self.0)(bytes);
     }
 }
@@ -153,7 +153,7 @@ fn part_of(to: &Path) -> PathBuf {
 }
 
 /// The file as a body that tells how much of it was taken.
-fn counted(file: File, sent: ByteCounter) -> Body {
+pub(super) fn counted(file: impl AsyncRead + Send + 'static, sent: ByteCounter) -> Body {
     let mut total = 0;
     Body::wrap_stream(ReaderStream::with_capacity(file, READ_BYTES).inspect_ok(move |chunk| {
         total += chunk.len() as u64;
