@@ -1,8 +1,10 @@
 //! Use cases: each opens its transaction, makes ids and times, and decides.
 
+pub mod aliases;
 pub mod artifacts;
 pub mod blobs;
 pub mod candidate_sets;
+pub mod checkpoint_edits;
 pub mod checkpoints;
 pub mod datasets;
 pub mod error;
@@ -14,6 +16,7 @@ pub mod history_csv;
 pub mod idempotency;
 pub mod jobs;
 pub mod leases;
+mod members;
 pub mod reaper;
 pub mod runs;
 pub mod spec;

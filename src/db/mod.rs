@@ -1,9 +1,11 @@
 //! All SQL: plain functions over `&mut PgConnection`, one file for each thing. None begins a transaction.
 
+pub mod aliases;
 pub mod artifacts;
 pub mod blobs;
 pub mod candidate_sets;
 pub mod candidates;
+pub mod checkpoint_list;
 pub mod checkpoints;
 pub mod datasets;
 pub mod error;

@@ -30,6 +30,8 @@ pub struct Checkpoint {
     pub layout_blake3: String,
     /// Number of tensors.
     pub tensor_count: u64,
+    /// Whether it is kept whatever the retention rules say.
+    pub pinned: bool,
     /// When it was stored.
     pub created_at: DateTime<Utc>,
 }
@@ -63,6 +65,52 @@ impl Reported {
         let metrics = parse_metrics(metrics.unwrap_or_default())?;
         Ok(Self { epoch, metrics, tags: parse_tags(tags.unwrap_or_default())? })
     }
+
+    /// Applies an edit; on an error nothing has changed.
+    pub fn edit(&mut self, edit: ReportEdit) -> Result<(), InvalidReport> {
+        let mut metrics = self.metrics.clone();
+        for (name, value) in edit.metrics {
+            check_word(&name).map_err(|detail| invalid("metrics", detail))?;
+            match value {
+                None => {
+                    metrics.remove(&name);
+                }
+                Some(value) => {
+                    check_finite(&name, value)?;
+                    metrics.insert(name, value);
+                }
+            }
+        }
+        check_metric_count(&metrics)?;
+        if let Some(tags) = edit.tags {
+            self.tags = check_tags(tags.iter().map(String::as_str))?;
+        }
+        self.metrics = metrics;
+        Ok(())
+    }
+}
+
+/// What is reported about a checkpoint after it was pushed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReportEdit {
+    /// Metrics to set or, without a value, to remove; the others stay.
+    pub metrics: BTreeMap<String, Option<f64>>,
+    /// All tags, in place of those before.
+    pub tags: Option<Vec<String>>,
+}
+
+fn check_finite(name: &str, value: f64) -> Result<(), InvalidReport> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(invalid(&format!("metrics.{name}"), format!("must be finite, not {value}")))
+}
+
+fn check_metric_count(metrics: &BTreeMap<String, f64>) -> Result<(), InvalidReport> {
+    if metrics.len() <= MAX_METRICS {
+        return Ok(());
+    }
+    Err(invalid("metrics", format!("holds more than {MAX_METRICS} metrics")))
 }
 
 fn parse_metrics(text: &str) -> Result<BTreeMap<String, f64>, InvalidReport> {
@@ -74,23 +122,24 @@ fn parse_metrics(text: &str) -> Result<BTreeMap<String, f64>, InvalidReport> {
         check_word(name).map_err(|detail| invalid("metrics", detail))?;
         let field = format!("metrics.{name}");
         let value: f64 = value.parse().map_err(|_| invalid(&field, format!("`{}` is not a number", shown(value))))?;
-        if !value.is_finite() {
-            return Err(invalid(&field, format!("must be finite, not {value}")));
-        }
+        check_finite(name, value)?;
         if metrics.insert(name.to_owned(), value).is_some() {
             return Err(invalid(&field, "is given twice".to_owned()));
         }
     }
-    if metrics.len() > MAX_METRICS {
-        return Err(invalid("metrics", format!("holds more than {MAX_METRICS} metrics")));
-    }
+    check_metric_count(&metrics)?;
     Ok(metrics)
 }
 
-fn parse_tags(text: &str) -> Result<Vec<String>, InvalidReport> {
+/// Reads `word,…`.
+pub fn parse_tags(text: &str) -> Result<Vec<String>, InvalidReport> {
+    check_tags(text.split(',').filter(|_| !text.is_empty()))
+}
+
+fn check_tags<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<String>, InvalidReport> {
     let mut seen = BTreeSet::new();
     let mut tags = Vec::new();
-    for tag in text.split(',').filter(|_| !text.is_empty()) {
+    for tag in given {
         check_word(tag).map_err(|detail| invalid("tags", detail))?;
         if !seen.insert(tag) {
             return Err(invalid("tags", format!("`{tag}` is given twice")));
@@ -118,6 +167,24 @@ mod tests {
         assert_eq!(reported.metrics, BTreeMap::from([("val_loss".into(), 0.53), ("val_accuracy".into(), 0.81)]));
         assert_eq!(reported.tags, ["warm", "a100"]);
         assert_eq!(Reported::parse(None, Some(""), Some("")).unwrap(), Reported::default());
+    }
+
+    #[test]
+    fn an_edit_merges_metrics_and_replaces_tags() {
+        let mut reported = Reported::parse(None, Some("a:1,b:2"), Some("x,y")).unwrap();
+        let metrics = BTreeMap::from([("b".into(), Some(3.0)), ("c".into(), Some(4.0)), ("a".into(), None)]);
+        reported.edit(ReportEdit { metrics, tags: None }).unwrap();
+        assert_eq!(reported.metrics, BTreeMap::from([("b".into(), 3.0), ("c".into(), 4.0)]));
+        assert_eq!(reported.tags, ["x", "y"]);
+        reported.edit(ReportEdit { tags: Some(vec!["z".into()]), ..ReportEdit::default() }).unwrap();
+        assert_eq!(reported.tags, ["z"]);
+        let before = reported.clone();
+        let metrics = BTreeMap::from([("a".into(), Some(1.0)), ("b".into(), Some(f64::INFINITY))]);
+        let refused = reported.edit(ReportEdit { metrics, tags: None }).unwrap_err();
+        assert_eq!(refused.field, "metrics.b");
+        let refused = reported.edit(ReportEdit { tags: Some(vec!["z".into(), "z".into()]), ..ReportEdit::default() });
+        assert_eq!(refused.unwrap_err().field, "tags");
+        assert_eq!(reported, before);
     }
 
     #[test]

@@ -59,6 +59,7 @@ problem_codes! {
     JobNotFound = "job_not_found", 404, Never, "There is no such job";
     LeaseNotFound = "lease_not_found", 404, Never, "There never was such a lease";
     ArtifactNotFound = "artifact_not_found", 404, Never, "There is no such artifact";
+    AliasNotFound = "alias_not_found", 404, Never, "The run has no such alias";
     MethodNotAllowed = "method_not_allowed", 405, Never, "The path does not support this method";
     NameTaken = "name_taken", 409, Never, "Something else already has this name";
     StepTaken = "step_taken", 409, Never, "The run already has another checkpoint at this step";
@@ -67,6 +68,7 @@ problem_codes! {
     ArtifactMissing = "artifact_missing", 409, Never, "No artifact was uploaded under this lease";
     NoCoefficients = "no_coefficients", 409, Never, "The job has no coefficients: it has not succeeded";
     UploadLapsed = "upload_lapsed", 409, Later, "The upload was silent for too long and has been removed";
+    PreconditionFailed = "precondition_failed", 412, Never, "The thing is no longer in the version that `If-Match` names";
     TooLarge = "too_large", 413, Never, "The body is larger than the server accepts";
     UnsupportedMediaType = "unsupported_media_type", 415, Never, "The body has another content type than the path takes";
     RangeNotSatisfiable = "range_not_satisfiable", 416, Never, "The range lies outside the file";

@@ -1,6 +1,7 @@
 //! Flows through the whole server: the real router on a real Postgres, one database for each test.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod aliases;
 mod artifacts;
 mod candidate_sets;
 mod content;
@@ -20,3 +21,4 @@ mod refused_uploads;
 mod runs;
 mod scene;
 mod stores;
+mod tracking;

@@ -3,6 +3,7 @@
 //! Every request refuses unknown fields; every response may gain fields, so clients ignore those they do not know.
 //! Times are RFC 3339 in UTC, identifiers are `UUIDv7`, sizes are bytes, digests are lower-case hexadecimal BLAKE3.
 
+mod alias;
 mod artifact;
 mod binary;
 mod candidate_set;
@@ -19,10 +20,14 @@ mod report;
 mod run;
 mod spec;
 
+pub use alias::{Alias, SetAlias};
 pub use artifact::{Artifact, Manifest, ManifestCandidate};
 pub use binary::{Bytes64, Floats};
-pub use candidate_set::{CandidateSet, CandidateSetRule, CreateCandidateSet, Direction, Member};
-pub use checkpoint::{Checkpoint, PushCheckpoint, TensorInfo};
+pub use candidate_set::{
+    Among, CandidateSet, CandidateSetDiff, CandidateSetRule, CreateCandidateSet, Direction, ListCandidateSets, Member,
+    PlacedMember,
+};
+pub use checkpoint::{Checkpoint, EditCheckpoint, ListCheckpoints, PushCheckpoint, SortOrder, TensorInfo};
 pub use dataset::{Dataset, DatasetKind, Normalisation, PushDataset};
 pub use history::{CandidateRef, CoefficientTable, History, HistoryQuery, HistorySnapshot, TableFormat, TableQuery};
 pub use job::{
@@ -38,7 +43,7 @@ pub use problem::{FieldError, Problem};
 pub use report::{
     Evaluated, Evaluation, FitReport, Geometry, LoraReport, NearDuplicate, NotAveraged, PhaseTime, Report,
 };
-pub use run::{CreateRun, Run};
+pub use run::{CreateRun, EditRun, Run};
 pub use spec::{
     Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, FloatDtype,
     Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,

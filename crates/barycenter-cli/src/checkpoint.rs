@@ -12,6 +12,9 @@ use barycenter_api::{Checkpoint, PushCheckpoint, client::Client};
 use barycenter_core::checkpoint::{self, OpenOptions};
 use clap::{Args, Subcommand};
 
+mod tracking;
+
+use self::tracking::{EditArguments, ListArguments, Named};
 use crate::{
     exit::{Outcome, usage},
     output::Output,
@@ -28,12 +31,16 @@ pub enum CheckpointCommand {
     ///
     /// Without --step, the step of each file is read from its name: the digits after `step`, else its last digits.
     Push(PushArguments),
-    /// List the checkpoints of a run, newest first.
-    List {
-        /// Name or id of the run.
-        #[arg(long)]
-        run: String,
-    },
+    /// List the checkpoints of a run, newest first unless told otherwise.
+    List(ListArguments),
+    /// Show a checkpoint.
+    Show(Named),
+    /// Report metrics and tags of a checkpoint that was pushed before.
+    Edit(EditArguments),
+    /// Pin a checkpoint: no retention rule and no deletion takes it.
+    Pin(Named),
+    /// Unpin a checkpoint.
+    Unpin(Named),
 }
 
 /// What to push.
@@ -64,18 +71,27 @@ pub struct PushArguments {
 
 /// `name=value` to `name:value`, as the API writes it.
 fn metric(text: &str) -> Result<String, String> {
+    named_value(text).map(|(name, value)| format!("{name}:{value}"))
+}
+
+/// Reads `name=value`.
+fn named_value(text: &str) -> Result<(String, f64), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     let value: f64 = value.trim().parse().map_err(|_| format!("`{value}` is not a number"))?;
     if name.is_empty() || name.contains([',', ':']) || !value.is_finite() {
         return Err("a name without `,` and `:` and a finite value are needed".into());
     }
-    Ok(format!("{name}:{value}"))
+    Ok((name.to_owned(), value))
 }
 
 pub async fn run(client: &Client, output: &Output, command: CheckpointCommand) -> anyhow::Result<Outcome> {
     match command {
         CheckpointCommand::Push(arguments) => push(client, output, &arguments).await?,
-        CheckpointCommand::List { run } => output.list(&client.list_checkpoints(&run).await?)?,
+        CheckpointCommand::List(arguments) => output.list(&arguments.list(client).await?)?,
+        CheckpointCommand::Show(named) => output.show(&named.find(client).await?)?,
+        CheckpointCommand::Edit(arguments) => output.show(&arguments.edit(client).await?)?,
+        CheckpointCommand::Pin(named) => output.show(&named.pin(client, true).await?)?,
+        CheckpointCommand::Unpin(named) => output.show(&named.pin(client, false).await?)?,
     }
     Ok(Outcome::Success)
 }

@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod run;
 mod set;
+mod set_diff;
 mod shown;
 mod size;
 mod spec;

@@ -43,6 +43,27 @@ fn every_documented_line_is_understood() {
         &format!("set create --run r {ID} {ID}"),
         &format!("set show {ID}"),
         "set list --run r",
+        "set list --run r --name tail",
+        "set create --run r --best 5 --metric val_loss --min --every 2 --steps 100:900 --exclude 300,400 --name tail",
+        "set create --run r --last 5 --with-run other --tag warm --where val_loss<0.5",
+        "set create --run r --every 3",
+        "set create --run r 100 best latest",
+        &format!("set diff {ID} {ID}"),
+        "run edit resnet --description text --metadata {\"a\":1} --unset b --revision 3",
+        "run edit resnet --no-description",
+        "run alias set resnet best 1200 --new",
+        &format!("run alias set resnet prod --artifact {ID}"),
+        "run alias remove resnet best",
+        "run alias list resnet",
+        "run alias show resnet latest",
+        "checkpoint list --run r --sort val_loss --desc --where val_loss<0.5 --tag x --steps 10: --limit 5",
+        "checkpoint list --run r --created-from 2026-01-02T03:04:05Z --created-before 2026-02-02T03:04:05Z",
+        &format!("checkpoint show {ID}"),
+        "checkpoint show latest --run r",
+        "checkpoint pin 1200 --run r",
+        &format!("checkpoint unpin {ID}"),
+        "checkpoint edit 1200 --run r --metric val_loss=0.5 --unset acc --tag x",
+        "checkpoint edit best --run r --no-tags",
         "job submit -f spec.yaml --set method.bits=8 --wait",
         &format!("job submit --set-id {ID} --network mlp:features=2x2 --fit v --validate"),
         &format!("job submit --set-id {ID} --network mlp:features=2x2 --fit v --objective next_token"),
@@ -65,8 +86,14 @@ fn every_documented_line_is_understood() {
 #[test]
 fn wrong_usage_is_refused_by_name() {
     insta::assert_snapshot!(refused("barycenter set create --run r"));
-    insta::assert_snapshot!(refused("barycenter set create --run r --last 2 --steps 1:2"));
+    insta::assert_snapshot!(refused("barycenter set create --run r --last 2 --best 2 --metric m"));
     assert!(refused("barycenter set create --run r --best 4").contains("--metric"));
+    assert!(refused("barycenter set create --run r 1 2 --exclude 3").contains("--exclude"));
+    assert!(refused("barycenter set create --run r --exclude 3").contains("--last"));
+    assert!(refused("barycenter run edit r").contains("--description"));
+    assert!(refused("barycenter run alias set r best").contains("CHECKPOINT"));
+    assert!(refused("barycenter checkpoint edit 1 --run r").contains("--metric"));
+    assert!(refused("barycenter checkpoint list --run r --asc --desc").contains("--desc"));
     assert!(refused("barycenter set create --run r --steps 5").contains("FROM:TO"));
     assert!(refused("barycenter checkpoint push a --run r --metric loss").contains("NAME=VALUE"));
     assert!(refused("barycenter job show nonsense").contains("nonsense"));

@@ -1,11 +1,13 @@
 //! `/v1`: one file for each group of endpoints.
 
+mod aliases;
 mod artifacts;
 mod candidate_sets;
 mod checkpoints;
 mod datasets;
 mod jobs;
 mod leases;
+mod rules;
 mod runs;
 
 use super::ApiRouter;
@@ -14,6 +16,7 @@ use super::ApiRouter;
 pub(super) fn router() -> ApiRouter {
     ApiRouter::new()
         .merge(runs::router())
+        .merge(aliases::router())
         .merge(checkpoints::router())
         .merge(candidate_sets::router())
         .merge(datasets::router())

@@ -71,6 +71,18 @@ impl TestApp {
         self.send(json_request(Method::POST, path, &body)).await
     }
 
+    pub async fn patch(&self, path: &str, body: serde_json::Value) -> TestResponse {
+        self.send(json_request(Method::PATCH, path, &body)).await
+    }
+
+    pub async fn put_json(&self, path: &str, body: serde_json::Value) -> TestResponse {
+        self.send(json_request(Method::PUT, path, &body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> TestResponse {
+        self.send(Request::delete(path).body(Body::empty()).unwrap()).await
+    }
+
     pub async fn put(&self, path: &str, bytes: impl Into<Body>) -> TestResponse {
         self.send(Request::put(path).body(bytes.into()).unwrap()).await
     }
