@@ -128,16 +128,6 @@ create index artifacts_deleted_at_idx on artifacts (deleted_at) where deleted_at
 create index artifacts_expires_at_idx on artifacts (expires_at) where expires_at is not null and deleted_at is null;
 create index runs_deleted_at_idx on runs (deleted_at) where deleted_at is not null;
 
--- An artifact's bytes may be dropped: `digest_blake3` is what it is, `stored_blake3` the blob that holds it, while one does.
-alter table artifacts add column stored_blake3 text references blobs;
-update artifacts set stored_blake3 = digest_blake3;
-alter table artifacts drop constraint artifacts_digest_blake3_fkey;
-drop index artifacts_of_blob;
-create index artifacts_stored_blake3_idx on artifacts (stored_blake3);
--- What coefficients and candidates do not tell, kept when the bytes are dropped: a file of the tensors that were not averaged.
-alter table artifacts add column kept_blake3 text references blobs;
-create index artifacts_kept_blake3_idx on artifacts (kept_blake3) where kept_blake3 is not null;
-
 -- Objects whose blob is gone, until the store has deleted them: a collection that dies in between is taken up by the next.
 create table freed_objects (
     object_key text primary key,

@@ -117,6 +117,7 @@ pub(super) async fn publish(
         size_bytes: blob.size_bytes,
         worker_version,
         created_at: now,
+        expires_at: None,
     };
     db::artifacts::insert(conn, &artifact).await?;
     Ok(upload)
@@ -126,6 +127,22 @@ pub(super) async fn publish(
 pub async fn find_artifact(state: &AppState, artifact_id: ArtifactId) -> AppResult<Artifact> {
     let mut conn = connection(state).await?;
     Ok(to_wire(&find(&mut conn, artifact_id).await?))
+}
+
+/// Sets when an artifact deletes itself, or that it does not.
+pub async fn expire_artifact(
+    state: &AppState,
+    artifact_id: ArtifactId,
+    expires_at: Option<DateTime<Utc>>,
+) -> AppResult<Artifact> {
+    if expires_at.is_some_and(|at| at <= state.clock.now()) {
+        return Err(AppError::invalid_field("expires_at", "is over; delete the artifact instead"));
+    }
+    let mut transaction = begin(state).await?;
+    db::artifacts::mark_expiring(&mut transaction, artifact_id, expires_at).await?;
+    let artifact = find(&mut transaction, artifact_id).await?;
+    commit(transaction).await?;
+    Ok(to_wire(&artifact))
 }
 
 /// The bytes of an artifact.
@@ -162,9 +179,13 @@ pub async fn find_manifest(state: &AppState, artifact_id: ArtifactId) -> AppResu
     })
 }
 
-async fn find(conn: &mut PgConnection, artifact_id: ArtifactId) -> AppResult<artifact::Artifact> {
-    let missing = || AppError::refused(ProblemCode::ArtifactNotFound, format!("there is no artifact {artifact_id}"));
-    db::artifacts::find(conn, artifact_id).await?.ok_or_else(missing)
+pub(super) async fn find(conn: &mut PgConnection, artifact_id: ArtifactId) -> AppResult<artifact::Artifact> {
+    db::artifacts::find(conn, artifact_id).await?.ok_or_else(|| not_found(artifact_id))
+}
+
+/// The refusal of an id that no artifact has.
+pub(super) fn not_found(artifact_id: ArtifactId) -> AppError {
+    AppError::refused(ProblemCode::ArtifactNotFound, format!("there is no artifact {artifact_id}"))
 }
 
 fn to_wire(artifact: &artifact::Artifact) -> Artifact {
@@ -175,5 +196,6 @@ fn to_wire(artifact: &artifact::Artifact) -> Artifact {
         size_bytes: artifact.size_bytes,
         digest_blake3: artifact.digest_blake3.clone(),
         created_at: artifact.created_at,
+        expires_at: artifact.expires_at,
     }
 }

@@ -34,12 +34,7 @@ pub(super) async fn choose(conn: &mut PgConnection, runs: &[Run], rule: &Rule) -
     }
 }
 
-async fn by_rule(
-    conn: &mut PgConnection,
-    runs: &[Run],
-    run_ids: &[RunId],
-    rule: &Rule,
-) -> AppResult<Vec<Candidate>> {
+async fn by_rule(conn: &mut PgConnection, runs: &[Run], run_ids: &[RunId], rule: &Rule) -> AppResult<Vec<Candidate>> {
     let everything = Among::default();
     let among = rule.among().unwrap_or(&everything);
     let bounds = Bound::parse_list(among.conditions.as_deref().unwrap_or_default())
@@ -62,8 +57,7 @@ async fn find_named(
 ) -> AppResult<Vec<CheckpointId>> {
     let mut ids = Vec::with_capacity(names.len());
     for (index, text) in names.iter().enumerate() {
-        let wrong =
-            |detail| AppError::fault(ProblemCode::InvalidCandidates, format!("{field}[{index}]"), detail);
+        let wrong = |detail| AppError::fault(ProblemCode::InvalidCandidates, format!("{field}[{index}]"), detail);
         let (run, name) = match text.split_once(':') {
             Some((run, name)) => {
                 let found = runs.iter().find(|candidate| candidate.name == run || candidate.run_id.to_string() == run);
@@ -101,8 +95,7 @@ async fn explicit(
     let mut seen = HashSet::new();
     let mut members = Vec::with_capacity(ids.len());
     for (index, id) in ids.iter().enumerate() {
-        let wrong =
-            |detail| AppError::fault(ProblemCode::InvalidCandidates, format!("rule.{field}[{index}]"), detail);
+        let wrong = |detail| AppError::fault(ProblemCode::InvalidCandidates, format!("rule.{field}[{index}]"), detail);
         if !seen.insert(id) {
             return Err(wrong(format!("{id} is given twice")));
         }

@@ -145,9 +145,8 @@ async fn by_metric(
 ) -> DbResult<Vec<CheckpointRow>> {
     let (filter, limit) = (&request.filter, i64::from(request.size) + 1);
     let own = filter.bounds.iter().filter(|bound| bound.metric == name);
-    let (low, high) = own.fold((f64::NEG_INFINITY, f64::INFINITY), |(low, high), bound| {
-        (low.max(bound.low), high.min(bound.high))
-    });
+    let (low, high) =
+        own.fold((f64::NEG_INFINITY, f64::INFINITY), |(low, high), bound| (low.max(bound.low), high.min(bound.high)));
     let after = match request.after {
         Some(Position::Metric(value, step)) => Some((value, step)),
         _ => None,

@@ -8,7 +8,9 @@ pub mod candidates;
 pub mod checkpoint_list;
 pub mod checkpoints;
 pub mod datasets;
+pub mod deletion;
 pub mod error;
+pub mod gc;
 pub mod history;
 pub mod idempotency;
 pub mod job_inputs;
@@ -17,6 +19,7 @@ pub mod layouts;
 pub mod leases;
 pub mod migrations;
 pub mod notify;
+pub mod retention;
 pub mod runs;
 pub mod uploads;
 

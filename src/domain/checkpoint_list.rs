@@ -151,7 +151,8 @@ impl Bound {
 
     /// Reads conditions such as `val_loss<0.5,accuracy>=0.8`; `=` and `==` ask for equality.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
-        let bounds: Vec<Self> = text.split(',').filter(|_| !text.is_empty()).map(Self::parse).collect::<Result<_, _>>()?;
+        let bounds: Vec<Self> =
+            text.split(',').filter(|_| !text.is_empty()).map(Self::parse).collect::<Result<_, _>>()?;
         if bounds.len() > MAX_BOUNDS {
             return Err(format!("holds more than {MAX_BOUNDS} conditions"));
         }

@@ -36,7 +36,11 @@ mod tests {
         for (target, patch, result) in [
             (json!({"a": 1}), json!({"b": 2}), json!({"a": 1, "b": 2})),
             (json!({"a": 1}), json!({"a": null}), json!({})),
-            (json!({"a": {"b": 1, "c": 2}}), json!({"a": {"b": null, "d": [null]}}), json!({"a": {"c": 2, "d": [null]}})),
+            (
+                json!({"a": {"b": 1, "c": 2}}),
+                json!({"a": {"b": null, "d": [null]}}),
+                json!({"a": {"c": 2, "d": [null]}}),
+            ),
             (json!({"a": [1]}), json!({"a": {"b": {"c": null}}}), json!({"a": {"b": {}}})),
             (json!({"a": {"b": 1}}), json!({"a": 7}), json!({"a": 7})),
         ] {

@@ -69,6 +69,9 @@ problem_codes! {
     NoCoefficients = "no_coefficients", 409, Never, "The job has no coefficients: it has not succeeded";
     UploadLapsed = "upload_lapsed", 409, Later, "The upload was silent for too long and has been removed";
     PreconditionFailed = "precondition_failed", 412, Never, "The thing is no longer in the version that `If-Match` names";
+    InUse = "in_use", 409, Never, "Something else that is not deleted needs it";
+    Pinned = "pinned", 409, Never, "The checkpoint is pinned";
+    NeedsDeleted = "needs_deleted", 409, Never, "Something that it needs is deleted: undelete that first";
     TooLarge = "too_large", 413, Never, "The body is larger than the server accepts";
     UnsupportedMediaType = "unsupported_media_type", 415, Never, "The body has another content type than the path takes";
     RangeNotSatisfiable = "range_not_satisfiable", 416, Never, "The range lies outside the file";

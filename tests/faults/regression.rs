@@ -67,7 +67,10 @@ async fn job(cluster: &Cluster) -> Job {
     let stored = client.push_dataset("numbers", &PushDataset::default(), &path, &ByteCounter::none()).await.unwrap();
     assert_eq!((stored.kind, stored.target_count), (DatasetKind::Targets, Some(TARGETS as u64)));
     let rule = CandidateSetRule::Last { count: OFFSETS.len() as u32, among: Among::default() };
-    let set = client.create_candidate_set("line", &CreateCandidateSet { name: None, rule, other_runs: Vec::new() }).await.unwrap();
+    let set = client
+        .create_candidate_set("line", &CreateCandidateSet { name: None, rule, other_runs: Vec::new() })
+        .await
+        .unwrap();
     let spec = json!({
         "candidate_set_id": set.candidate_set_id,
         "network": { "kind": "mlp", "features": [FEATURES, TARGETS] },

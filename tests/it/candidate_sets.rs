@@ -81,7 +81,11 @@ async fn a_rule_that_chooses_no_usable_set_is_refused_by_field(pool: PgPool) {
         (json!({ "kind": "steps", "from": 1, "to": 10 }), "invalid_candidates", "rule"),
         (json!({ "kind": "last", "count": 2, "among": { "from": 3, "to": 2 } }), "invalid_field", "rule.among.to"),
         (json!({ "kind": "last", "count": 2, "among": { "every": 0 } }), "invalid_field", "rule.among.every"),
-        (json!({ "kind": "last", "count": 2, "among": { "tags": ["x", "a b"] } }), "invalid_field", "rule.among.tags[1]"),
+        (
+            json!({ "kind": "last", "count": 2, "among": { "tags": ["x", "a b"] } }),
+            "invalid_field",
+            "rule.among.tags[1]",
+        ),
         (json!({ "kind": "last", "count": 2, "among": { "where": "loss" } }), "invalid_field", "rule.among.where"),
         (
             json!({ "kind": "last", "count": 2, "among": { "exclude": ["10", "11"] } }),
@@ -90,7 +94,11 @@ async fn a_rule_that_chooses_no_usable_set_is_refused_by_field(pool: PgPool) {
         ),
         (json!({ "kind": "last", "count": 4, "among": { "from": 40 } }), "invalid_candidates", "rule"),
         (json!({ "kind": "explicit", "checkpoints": ["10", "11"] }), "invalid_candidates", "rule.checkpoints[1]"),
-        (json!({ "kind": "explicit", "checkpoints": ["10", "60", "latest"] }), "invalid_candidates", "rule.checkpoints[2]"),
+        (
+            json!({ "kind": "explicit", "checkpoints": ["10", "60", "latest"] }),
+            "invalid_candidates",
+            "rule.checkpoints[2]",
+        ),
         (json!({ "kind": "explicit", "checkpoints": ["10", "absent:1"] }), "invalid_candidates", "rule.checkpoints[1]"),
         (
             json!({ "kind": "explicit", "checkpoint_ids": [ids[0], ids[1]], "checkpoints": ["10", "20"] }),
@@ -219,8 +227,7 @@ async fn the_same_name_again_is_the_next_version(pool: PgPool) {
     assert_eq!(versions, [3, 4, 5, 6, 7, 8]);
     let long = "x".repeat(101);
     for name in ["", &long, "nul\0"] {
-        let problem =
-            app.post("/v1/runs/run/candidate_sets", body(name, 2)).await.problem(422, "invalid_field");
+        let problem = app.post("/v1/runs/run/candidate_sets", body(name, 2)).await.problem(422, "invalid_field");
         assert_eq!(problem.errors[0].field, "name");
     }
 }
@@ -281,7 +288,8 @@ async fn a_diff_tells_what_changed(pool: PgPool) {
 #[sqlx::test]
 async fn a_set_reads_as_agreed(pool: PgPool) {
     let (app, _) = run_of_six(pool).await;
-    let set = create(&app, json!({ "name": "tail", "rule": { "kind": "last", "count": 2, "among": { "to": 50 } } })).await;
+    let set =
+        create(&app, json!({ "name": "tail", "rule": { "kind": "last", "count": 2, "among": { "to": 50 } } })).await;
     insta::assert_json_snapshot!(set, {
         ".candidate_set_id" => "[id]", ".run_id" => "[run]", ".members[].checkpoint_id" => "[id]",
         ".members[].run_id" => "[run]", ".members[].digest_blake3" => "[digest]", ".layout_blake3" => "[digest]"

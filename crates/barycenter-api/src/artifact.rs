@@ -22,6 +22,18 @@ pub struct Artifact {
     pub digest_blake3: String,
     /// When it was published.
     pub created_at: DateTime<Utc>,
+    /// When it deletes itself, unless an alias names it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Sets when an artifact deletes itself.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EditArtifact {
+    /// The time; `null` for never.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// Everything needed to make the artifact again.

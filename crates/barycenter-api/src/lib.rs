@@ -11,6 +11,7 @@ mod checkpoint;
 #[cfg(feature = "client")]
 pub mod client;
 mod dataset;
+mod deletion;
 mod history;
 mod job;
 mod lease;
@@ -21,7 +22,7 @@ mod run;
 mod spec;
 
 pub use alias::{Alias, SetAlias};
-pub use artifact::{Artifact, Manifest, ManifestCandidate};
+pub use artifact::{Artifact, EditArtifact, Manifest, ManifestCandidate};
 pub use binary::{Bytes64, Floats};
 pub use candidate_set::{
     Among, CandidateSet, CandidateSetDiff, CandidateSetRule, CreateCandidateSet, Direction, ListCandidateSets, Member,
@@ -29,6 +30,7 @@ pub use candidate_set::{
 };
 pub use checkpoint::{Checkpoint, EditCheckpoint, ListCheckpoints, PushCheckpoint, SortOrder, TensorInfo};
 pub use dataset::{Dataset, DatasetKind, Normalisation, PushDataset};
+pub use deletion::{Deleted, DoomedCheckpoint, KeepBest, Retention, RetentionPreview};
 pub use history::{CandidateRef, CoefficientTable, History, HistoryQuery, HistorySnapshot, TableFormat, TableQuery};
 pub use job::{
     Attempt, AttemptState, Job, JobFailure, JobQuery, JobState, JobSummary, ListJobs, MemoryEstimate, Phase, Progress,

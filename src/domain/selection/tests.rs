@@ -17,7 +17,8 @@ fn histories() -> impl Strategy<Value = Vec<Choice>> {
     // Few values, so that equals are common.
     let one = (0..3_usize, 0..60_i64, prop::option::of(-3..3_i32), any::<bool>());
     prop::collection::vec(one, 0..40).prop_map(|all| {
-        let unique: BTreeMap<_, _> = all.into_iter().map(|(run, step, loss, warm)| ((run, step), (loss, warm))).collect();
+        let unique: BTreeMap<_, _> =
+            all.into_iter().map(|(run, step, loss, warm)| ((run, step), (loss, warm))).collect();
         unique.into_iter().map(|((run, step), (loss, warm))| choice(run, step, loss.map(f64::from), warm)).collect()
     })
 }
@@ -43,8 +44,12 @@ fn rules() -> impl Strategy<Value = Rule> {
             direction,
             among
         }),
-        (0..30_i64, prop::option::of(20..60_i64), 1..4_u32, among())
-            .prop_map(|(from, to, every, among)| Rule::Steps { from, to, every, among }),
+        (0..30_i64, prop::option::of(20..60_i64), 1..4_u32, among()).prop_map(|(from, to, every, among)| Rule::Steps {
+            from,
+            to,
+            every,
+            among
+        }),
     ]
 }
 
@@ -124,8 +129,7 @@ proptest! {
 #[test]
 fn a_metric_that_is_not_finite_does_not_qualify() {
     let choices = vec![choice(0, 1, Some(f64::NAN), false), choice(0, 2, Some(0.5), false), choice(0, 3, None, false)];
-    let rule =
-        Rule::Best { count: 2, metric: "loss".into(), direction: Direction::Min, among: Among::default() };
+    let rule = Rule::Best { count: 2, metric: "loss".into(), direction: Direction::Min, among: Among::default() };
     let error = choose(&rule, Pool { choices, ..Pool::default() }).unwrap_err();
     assert!(error.contains("1 such checkpoints report the metric `loss`"), "{error}");
     assert!(error.contains("steps 1, 3"), "{error}");
@@ -135,8 +139,7 @@ fn a_metric_that_is_not_finite_does_not_qualify() {
 fn the_error_names_what_is_reported_instead() {
     let mut choices = vec![choice(0, 1, Some(0.5), false), choice(0, 2, Some(0.4), false)];
     choices[0].metrics.insert("acc".into(), 0.9);
-    let rule =
-        Rule::Best { count: 2, metric: "los".into(), direction: Direction::Min, among: Among::default() };
+    let rule = Rule::Best { count: 2, metric: "los".into(), direction: Direction::Min, among: Among::default() };
     let error = choose(&rule, Pool { choices, ..Pool::default() }).unwrap_err();
     assert!(error.ends_with("2 lack it (steps 1, 2) and report `acc`, `loss`"), "{error}");
 }

@@ -17,9 +17,7 @@ use crate::{
 };
 
 pub(super) fn router() -> ApiRouter {
-    ApiRouter::new()
-        .routes(routes!(list_aliases))
-        .routes(routes!(show_alias, set_alias, remove_alias))
+    ApiRouter::new().routes(routes!(list_aliases)).routes(routes!(show_alias, set_alias, remove_alias))
 }
 
 impl From<domain::alias::Alias> for Alias {

@@ -5,18 +5,25 @@ use axum::{
     http::{HeaderMap, Method},
     response::Response,
 };
-use barycenter_api::{Artifact, Manifest};
+use barycenter_api::{Artifact, EditArtifact, Manifest};
 use utoipa_axum::routes;
 
 use crate::{
     app,
     domain::ids::ArtifactId,
-    http::{ApiRouter, content, extract::Path, problem::ApiResult},
+    http::{
+        ApiRouter, content,
+        extract::{Json, Path},
+        problem::ApiResult,
+    },
     state::AppState,
 };
 
 pub(super) fn router() -> ApiRouter {
-    ApiRouter::new().routes(routes!(show_artifact)).routes(routes!(show_manifest)).routes(routes!(read_artifact))
+    ApiRouter::new()
+        .routes(routes!(show_artifact, edit_artifact))
+        .routes(routes!(show_manifest))
+        .routes(routes!(read_artifact))
 }
 
 /// Show an artifact.
@@ -30,6 +37,20 @@ async fn show_artifact(
     Path(artifact_id): Path<ArtifactId>,
 ) -> ApiResult<axum::Json<Artifact>> {
     Ok(axum::Json(app::artifacts::find_artifact(&state, artifact_id).await?))
+}
+
+/// Set when an artifact deletes itself, unless an alias names it then.
+#[utoipa::path(
+    patch, path = "/v1/artifacts/{artifact_id}", tag = "artifacts", request_body = EditArtifact,
+    params(("artifact_id" = uuid::Uuid, Path, description = "Id.")),
+    responses((status = 200, body = Artifact)),
+)]
+async fn edit_artifact(
+    State(state): State<AppState>,
+    Path(artifact_id): Path<ArtifactId>,
+    body: Json<EditArtifact>,
+) -> ApiResult<axum::Json<Artifact>> {
+    Ok(axum::Json(app::artifacts::expire_artifact(&state, artifact_id, body.value.expires_at).await?))
 }
 
 /// Show everything needed to make an artifact again: candidates, coefficients, spec, report.

@@ -12,12 +12,7 @@ use utoipa_axum::routes;
 
 use crate::{
     app::{self, candidate_sets::NewCandidateSet},
-    domain::{
-        self,
-        candidate_set::Candidate,
-        ids::CandidateSetId,
-        set_diff::Places,
-    },
+    domain::{self, candidate_set::Candidate, ids::CandidateSetId, set_diff::Places},
     http::{
         ApiRouter,
         extract::{Json, Path, Query, parse_page},

@@ -5,8 +5,10 @@ mod artifacts;
 mod candidate_sets;
 mod checkpoints;
 mod datasets;
+mod deletion;
 mod jobs;
 mod leases;
+mod retention;
 mod rules;
 mod runs;
 
@@ -23,4 +25,6 @@ pub(super) fn router() -> ApiRouter {
         .merge(jobs::router())
         .merge(leases::router())
         .merge(artifacts::router())
+        .merge(retention::router())
+        .merge(deletion::router())
 }

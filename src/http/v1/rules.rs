@@ -46,9 +46,7 @@ impl From<CandidateSetRule> for Rule {
             CandidateSetRule::Best { count, metric, direction, among } => {
                 Self::Best { count, metric, direction: direction.into(), among: among.into() }
             }
-            CandidateSetRule::Steps { from, to, every, among } => {
-                Self::Steps { from, to, every, among: among.into() }
-            }
+            CandidateSetRule::Steps { from, to, every, among } => Self::Steps { from, to, every, among: among.into() },
         }
     }
 }

@@ -12,7 +12,9 @@ use axum::{
 };
 use barycenter::{
     app::reaper,
-    config::{AuthConfig, Config, DatabaseConfig, HttpConfig, LeaseConfig, StorageConfig, UploadConfig},
+    config::{
+        AuthConfig, Config, DatabaseConfig, DeletionConfig, HttpConfig, LeaseConfig, StorageConfig, UploadConfig,
+    },
     domain::clock::ManualClock,
     http,
     state::AppState,
@@ -143,5 +145,6 @@ fn config() -> Config {
         auth: AuthConfig::default(),
         leases: LeaseConfig { lease_seconds: 30, max_attempts: 5 },
         uploads: UploadConfig { max_upload_bytes: 64 << 20, max_header_bytes: 16 << 20, upload_grace_seconds: 300 },
+        deletion: DeletionConfig { delete_grace_seconds: 3600 },
     }
 }

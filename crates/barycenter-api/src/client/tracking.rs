@@ -4,6 +4,7 @@ use reqwest::{
     Method,
     header::{IF_MATCH, IF_NONE_MATCH},
 };
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::{
@@ -11,8 +12,8 @@ use super::{
     exchange::{Repeat, decode},
 };
 use crate::{
-    Alias, CandidateSet, CandidateSetDiff, Checkpoint, EditCheckpoint, EditRun, ListCandidateSets, ListCheckpoints,
-    Page, Run, SetAlias,
+    Alias, Artifact, CandidateSet, CandidateSetDiff, Checkpoint, Deleted, EditArtifact, EditCheckpoint, EditRun, Job,
+    ListCandidateSets, ListCheckpoints, Page, Retention, RetentionPreview, Run, SetAlias,
 };
 
 /// What a change expects to find on the server.
@@ -106,6 +107,98 @@ impl Client {
     /// What changed from one candidate set to another.
     pub async fn diff_candidate_sets(&self, from: Uuid, to: Uuid) -> Result<CandidateSetDiff> {
         self.fetch(&self.url(&["candidate_sets", &from.to_string(), "diff", &to.to_string()]), &()).await
+    }
+
+    /// Deletes a run with all that it has.
+    pub async fn delete_run(&self, run: &str) -> Result<Deleted> {
+        self.delete(&["runs", run]).await
+    }
+
+    /// Brings a deleted run back.
+    pub async fn undelete_run(&self, run_id: Uuid) -> Result<Run> {
+        self.undelete("runs", run_id).await
+    }
+
+    /// Deletes a checkpoint.
+    pub async fn delete_checkpoint(&self, checkpoint_id: Uuid) -> Result<Deleted> {
+        self.delete(&["checkpoints", &checkpoint_id.to_string()]).await
+    }
+
+    /// Brings a deleted checkpoint back.
+    pub async fn undelete_checkpoint(&self, checkpoint_id: Uuid) -> Result<Checkpoint> {
+        self.undelete("checkpoints", checkpoint_id).await
+    }
+
+    /// Deletes a candidate set.
+    pub async fn delete_candidate_set(&self, candidate_set_id: Uuid) -> Result<Deleted> {
+        self.delete(&["candidate_sets", &candidate_set_id.to_string()]).await
+    }
+
+    /// Brings a deleted candidate set back.
+    pub async fn undelete_candidate_set(&self, candidate_set_id: Uuid) -> Result<CandidateSet> {
+        self.undelete("candidate_sets", candidate_set_id).await
+    }
+
+    /// Deletes a job.
+    pub async fn delete_job(&self, job_id: Uuid) -> Result<Deleted> {
+        self.delete(&["jobs", &job_id.to_string()]).await
+    }
+
+    /// Brings a deleted job back.
+    pub async fn undelete_job(&self, job_id: Uuid) -> Result<Job> {
+        self.undelete("jobs", job_id).await
+    }
+
+    /// Deletes an artifact.
+    pub async fn delete_artifact(&self, artifact_id: Uuid) -> Result<Deleted> {
+        self.delete(&["artifacts", &artifact_id.to_string()]).await
+    }
+
+    /// Brings a deleted artifact back.
+    pub async fn undelete_artifact(&self, artifact_id: Uuid) -> Result<Artifact> {
+        self.undelete("artifacts", artifact_id).await
+    }
+
+    /// Sets when an artifact deletes itself, or that it does not.
+    pub async fn edit_artifact(&self, artifact_id: Uuid, edit: &EditArtifact) -> Result<Artifact> {
+        let url = self.url(&["artifacts", &artifact_id.to_string()]);
+        decode(&url, self.send(&url, Repeat::Harmless, || self.request(Method::PATCH, &url).json(edit)).await?).await
+    }
+
+    /// The retention rules of a run; `None` where it keeps everything.
+    pub async fn find_retention(&self, run: &str) -> Result<Option<Retention>> {
+        self.fetch(&self.url(&["runs", run, "retention"]), &()).await
+    }
+
+    /// Sets the retention rules of a run, or removes them.
+    pub async fn set_retention(&self, run: &str, rules: Option<&Retention>) -> Result<()> {
+        let url = self.url(&["runs", run, "retention"]);
+        let make = || match rules {
+            Some(rules) => self.request(Method::PUT, &url).json(rules),
+            None => self.request(Method::DELETE, &url),
+        };
+        self.send(&url, Repeat::Harmless, make).await?;
+        Ok(())
+    }
+
+    /// What these rules, or without any those of the run, would delete now.
+    pub async fn preview_retention(&self, run: &str, tried: Option<&Retention>) -> Result<RetentionPreview> {
+        let url = self.url(&["runs", run, "retention", "preview"]);
+        let make = || match tried {
+            Some(rules) => self.request(Method::POST, &url).json(rules),
+            None => self.request(Method::GET, &url),
+        };
+        decode(&url, self.send(&url, Repeat::Harmless, make).await?).await
+    }
+
+    async fn delete(&self, path: &[&str]) -> Result<Deleted> {
+        let url = self.url(path);
+        decode(&url, self.send(&url, Repeat::IfNotCarriedOut, || self.request(Method::DELETE, &url)).await?).await
+    }
+
+    async fn undelete<T: DeserializeOwned>(&self, things: &str, id: Uuid) -> Result<T> {
+        let url = self.url(&[things, &id.to_string(), "undelete"]);
+        decode(&url, self.send(&url, Repeat::Harmless, || self.request(Method::POST, &url)).await?).await
     }
 
     fn request_if(&self, method: Method, url: &reqwest::Url, unless: &Unless) -> reqwest::RequestBuilder {

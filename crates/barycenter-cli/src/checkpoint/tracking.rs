@@ -110,7 +110,9 @@ impl Named {
         match (&self.run, self.checkpoint.parse::<Uuid>()) {
             (Some(run), _) => Ok(client.find_named_checkpoint(run, &self.checkpoint).await?),
             (None, Ok(id)) => Ok(client.find_checkpoint(id).await?),
-            (None, Err(_)) => Err(usage(format!("`{}` is not an id; with --run it may be a step or an alias", self.checkpoint))),
+            (None, Err(_)) => {
+                Err(usage(format!("`{}` is not an id; with --run it may be a step or an alias", self.checkpoint)))
+            }
         }
     }
 
