@@ -1,14 +1,13 @@
 //! Artifacts: receiving them under a lease, publishing them, reading them.
 
-use barycenter_api::{Artifact, JobSpec, Manifest, ManifestCandidate, StoredArtifact};
+use barycenter_api::{Artifact, StoredArtifact};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{
     AppError, AppResult,
     blobs::{self, PendingUpload},
-    candidate_sets::find_candidate_set_with,
-    history, jobs, leases,
+    leases,
     tensor_file::Incoming,
     transaction::{begin, commit, connection},
 };
@@ -153,32 +152,6 @@ pub async fn find_artifact_blob(state: &AppState, artifact_id: ArtifactId) -> Ap
     Ok(blob.ok_or_else(|| DbError::inconsistent("artifacts", "digest_blake3", artifact_id.0))?)
 }
 
-/// Everything needed to make an artifact again.
-pub async fn find_manifest(state: &AppState, artifact_id: ArtifactId) -> AppResult<Manifest> {
-    let mut conn = connection(state).await?;
-    let artifact = find(&mut conn, artifact_id).await?;
-    let job = db::jobs::find(&mut conn, artifact.job_id).await?.ok_or_else(|| jobs::not_found(artifact.job_id))?;
-    let spec: JobSpec = jobs::document("spec", job.job_id.0, job.spec)?;
-    let report = job.report.ok_or_else(|| DbError::inconsistent("jobs", "report", job.job_id.0))?;
-    let candidates = find_candidate_set_with(&mut conn, job.candidate_set_id).await?.members;
-    let coefficients = history::read_coefficients(&mut conn, job.job_id, &candidates).await?;
-    Ok(Manifest {
-        artifact: to_wire(&artifact),
-        candidates: candidates
-            .into_iter()
-            .map(|row| ManifestCandidate {
-                checkpoint_id: row.checkpoint_id.0,
-                step: row.step,
-                digest_blake3: row.digest_blake3,
-            })
-            .collect(),
-        coefficients,
-        spec,
-        report: jobs::document("report", job.job_id.0, report)?,
-        worker_version: artifact.worker_version,
-    })
-}
-
 pub(super) async fn find(conn: &mut PgConnection, artifact_id: ArtifactId) -> AppResult<artifact::Artifact> {
     db::artifacts::find(conn, artifact_id).await?.ok_or_else(|| not_found(artifact_id))
 }
@@ -188,7 +161,7 @@ pub(super) fn not_found(artifact_id: ArtifactId) -> AppError {
     AppError::refused(ProblemCode::ArtifactNotFound, format!("there is no artifact {artifact_id}"))
 }
 
-fn to_wire(artifact: &artifact::Artifact) -> Artifact {
+pub(super) fn to_wire(artifact: &artifact::Artifact) -> Artifact {
     Artifact {
         artifact_id: artifact.artifact_id.0,
         job_id: artifact.job_id.0,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AppResult, retention,
-    transaction::{begin, commit, connection},
+    transaction::{begin, commit, connection, rollback},
 };
 use crate::{db, domain::collection::Collected, state::AppState, storage::ObjectKey};
 
@@ -75,6 +75,8 @@ pub async fn preview(state: &AppState) -> AppResult<Collected> {
     loop {
         let removed = db::gc::purge(&mut transaction, now - state.config.deletion.grace(), BATCH, now).await?;
         if removed.is_nothing() {
+            // At once: a transaction that is only dropped holds its locks a little longer, and a collection passes over them.
+            rollback(transaction).await?;
             return Ok(total);
         }
         total += removed;

@@ -18,6 +18,7 @@ pub mod history_csv;
 pub mod idempotency;
 pub mod jobs;
 pub mod leases;
+pub mod lineage;
 mod members;
 pub mod reaper;
 pub mod retention;

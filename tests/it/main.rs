@@ -4,6 +4,7 @@
 mod aliases;
 mod artifacts;
 mod candidate_sets;
+mod collections;
 mod content;
 mod dataset_kinds;
 mod datasets;

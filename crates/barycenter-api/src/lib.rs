@@ -22,7 +22,7 @@ mod run;
 mod spec;
 
 pub use alias::{Alias, SetAlias};
-pub use artifact::{Artifact, EditArtifact, Manifest, ManifestCandidate};
+pub use artifact::{Artifact, EditArtifact, Lineage, Manifest, ManifestCandidate, ManifestDataset};
 pub use binary::{Bytes64, Floats};
 pub use candidate_set::{
     Among, CandidateSet, CandidateSetDiff, CandidateSetRule, CreateCandidateSet, Direction, ListCandidateSets, Member,

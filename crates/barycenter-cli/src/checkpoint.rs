@@ -11,11 +11,13 @@ use anyhow::Context;
 use barycenter_api::{Checkpoint, PushCheckpoint, client::Client};
 use barycenter_core::checkpoint::{self, OpenOptions};
 use clap::{Args, Subcommand};
+use uuid::Uuid;
 
 mod tracking;
 
 use self::tracking::{EditArguments, ListArguments, Named};
 use crate::{
+    deletion,
     exit::{Outcome, usage},
     output::Output,
     progress::Bar,
@@ -41,6 +43,13 @@ pub enum CheckpointCommand {
     Pin(Named),
     /// Unpin a checkpoint.
     Unpin(Named),
+    /// Delete a checkpoint that is neither pinned nor needed.
+    Delete(Named),
+    /// Bring a deleted checkpoint back.
+    Undelete {
+        /// Its id.
+        checkpoint_id: Uuid,
+    },
 }
 
 /// What to push.
@@ -91,6 +100,13 @@ pub async fn run(client: &Client, output: &Output, command: CheckpointCommand) -
         CheckpointCommand::Show(named) => output.show(&named.find(client).await?)?,
         CheckpointCommand::Edit(arguments) => output.show(&arguments.edit(client).await?)?,
         CheckpointCommand::Pin(named) => output.show(&named.pin(client, true).await?)?,
+        CheckpointCommand::Delete(named) => {
+            let id = named.find(client).await?.checkpoint_id;
+            deletion::tell(output, &format!("the checkpoint {id}"), &client.delete_checkpoint(id).await?)?;
+        }
+        CheckpointCommand::Undelete { checkpoint_id } => {
+            output.show(&client.undelete_checkpoint(checkpoint_id).await?)?;
+        }
         CheckpointCommand::Unpin(named) => output.show(&named.pin(client, false).await?)?,
     }
     Ok(Outcome::Success)

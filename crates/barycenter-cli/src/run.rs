@@ -8,7 +8,12 @@ use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::{exit::Outcome, output::Output};
+use crate::{
+    deletion,
+    exit::Outcome,
+    output::Output,
+    retention::{self, RetentionCommand},
+};
 
 /// Commands on runs.
 #[derive(Debug, Subcommand)]
@@ -35,6 +40,19 @@ pub enum RunCommand {
     /// Names for checkpoints and artifacts of a run: `latest` moves by itself, all others are yours.
     #[command(subcommand)]
     Alias(AliasCommand),
+    /// Which checkpoints of a run are kept.
+    #[command(subcommand)]
+    Retention(RetentionCommand),
+    /// Delete a run with all that it has.
+    Delete {
+        /// Name or id.
+        run: String,
+    },
+    /// Bring a deleted run back with all that was deleted with it.
+    Undelete {
+        /// Its id: a deleted run has no name.
+        run_id: Uuid,
+    },
     /// Show a run.
     Show {
         /// Name or id.
@@ -152,6 +170,13 @@ pub async fn run(client: &Client, output: &Output, command: RunCommand) -> anyho
             output.show(&edited)?;
         }
         RunCommand::Alias(command) => alias(client, output, command).await?,
+        RunCommand::Retention(command) => retention::run(client, output, command).await?,
+        RunCommand::Delete { run } => {
+            let found = client.find_run(&run).await?;
+            let deleted = client.delete_run(&found.run_id.to_string()).await?;
+            deletion::tell(output, &format!("the run {} ({})", found.name, found.run_id), &deleted)?;
+        }
+        RunCommand::Undelete { run_id } => output.show(&client.undelete_run(run_id).await?)?,
         RunCommand::Show { run } => output.show(&client.find_run(&run).await?)?,
     }
     Ok(Outcome::Success)

@@ -6,7 +6,7 @@ use barycenter_api::{
 use clap::{ArgGroup, Args, Subcommand};
 use uuid::Uuid;
 
-use crate::{exit::Outcome, output::Output, set_diff};
+use crate::{deletion, exit::Outcome, output::Output, set_diff};
 
 /// The largest page that the server gives.
 const PAGE_SIZE: u32 = 1000;
@@ -30,6 +30,16 @@ pub enum SetCommand {
     },
     /// Show a candidate set.
     Show {
+        /// Its id.
+        candidate_set_id: Uuid,
+    },
+    /// Delete a candidate set that no job needs.
+    Delete {
+        /// Its id.
+        candidate_set_id: Uuid,
+    },
+    /// Bring a deleted candidate set back.
+    Undelete {
         /// Its id.
         candidate_set_id: Uuid,
     },
@@ -171,6 +181,13 @@ pub async fn run(client: &Client, output: &Output, command: SetCommand) -> anyho
         }
         SetCommand::List { run, name } => output.list(&list(client, &run, name).await?)?,
         SetCommand::Show { candidate_set_id } => output.show(&client.find_candidate_set(candidate_set_id).await?)?,
+        SetCommand::Delete { candidate_set_id } => {
+            let deleted = client.delete_candidate_set(candidate_set_id).await?;
+            deletion::tell(output, &format!("the candidate set {candidate_set_id}"), &deleted)?;
+        }
+        SetCommand::Undelete { candidate_set_id } => {
+            output.show(&client.undelete_candidate_set(candidate_set_id).await?)?;
+        }
         SetCommand::Diff { from, to } => set_diff::print(output, &client.diff_candidate_sets(from, to).await?)?,
     }
     Ok(Outcome::Success)

@@ -181,6 +181,11 @@ impl Shown for Artifact {
         self.artifact_id.to_string()
     }
 
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let pairs = Self::COLUMNS.iter().copied().zip(self.row());
+        pairs.chain(self.expires_at.map(|at| ("expires", time(at)))).collect()
+    }
+
     fn row(&self) -> Vec<String> {
         let digest = self.digest_blake3.clone();
         vec![self.id(), self.job_id.to_string(), bytes(self.size_bytes), digest, time(self.created_at)]

@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderMap, Method},
     response::Response,
 };
-use barycenter_api::{Artifact, EditArtifact, Manifest};
+use barycenter_api::{Artifact, EditArtifact, Lineage, Manifest};
 use utoipa_axum::routes;
 
 use crate::{
@@ -23,6 +23,7 @@ pub(super) fn router() -> ApiRouter {
     ApiRouter::new()
         .routes(routes!(show_artifact, edit_artifact))
         .routes(routes!(show_manifest))
+        .routes(routes!(show_lineage))
         .routes(routes!(read_artifact))
 }
 
@@ -63,7 +64,28 @@ async fn show_manifest(
     State(state): State<AppState>,
     Path(artifact_id): Path<ArtifactId>,
 ) -> ApiResult<axum::Json<Manifest>> {
-    Ok(axum::Json(app::artifacts::find_manifest(&state, artifact_id).await?))
+    Ok(axum::Json(app::lineage::find_manifest(&state, artifact_id).await?))
+}
+
+/// Show where an artifact comes from: job, candidate set with its rule, checkpoints, datasets.
+#[utoipa::path(
+    get, path = "/v1/artifacts/{artifact_id}/lineage", tag = "artifacts",
+    params(("artifact_id" = uuid::Uuid, Path, description = "Id.")),
+    responses((status = 200, body = Lineage)),
+)]
+async fn show_lineage(
+    State(state): State<AppState>,
+    Path(artifact_id): Path<ArtifactId>,
+) -> ApiResult<axum::Json<Lineage>> {
+    let lineage = app::lineage::find_lineage(&state, artifact_id).await?;
+    Ok(axum::Json(Lineage {
+        artifact_id: lineage.artifact.artifact_id.0,
+        job_id: lineage.artifact.job_id.0,
+        start_job_id: lineage.start_job_id,
+        candidate_set: lineage.candidate_set.into(),
+        base: lineage.base,
+        datasets: lineage.datasets,
+    }))
 }
 
 /// Read the averaged model's safetensors file, whole or in part.
