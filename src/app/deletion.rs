@@ -206,6 +206,8 @@ pub async fn undelete_run(state: &AppState, id: RunId) -> AppResult<()> {
     let missing = || AppError::refused(ProblemCode::RunNotFound, format!("there is no run {id}"));
     let marked = db::deletion::lock_marked_run(&mut transaction, id).await?.ok_or_else(missing)?;
     if let Some(deleted_at) = marked.deleted_at {
+        let need = db::deletion::find_deleted_need_of_run(&mut transaction, id, deleted_at).await?;
+        refuse_need(&format!("the run {id}"), need)?;
         db::deletion::unmark_run(&mut transaction, id, deleted_at).await.map_err(|error| {
             on_taken(error, db::runs::NAME_KEY, ProblemCode::NameTaken, "another run has its name now")
         })?;

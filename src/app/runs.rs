@@ -105,7 +105,6 @@ pub async fn create_run(
 
 /// Changes to a run; what is absent stays.
 #[derive(Clone, Debug, Default)]
-#[expect(clippy::option_option, reason = "absent, `null` and a text are three things")]
 pub struct RunEdit {
     /// The new description, or none.
     pub description: Option<Option<String>>,

@@ -192,8 +192,15 @@ pub async fn lock_marked_run(conn: &mut PgConnection, id: RunId) -> DbResult<Opt
     Ok(row.fetch_optional(conn).await?.map(|row| Marked { run_id: row.run_id.into(), deleted_at: row.deleted_at }))
 }
 
-/// In words, what a deleted set needs and is deleted: a member.
+/// In words, what a deleted set needs and is deleted: a member. Its members are held.
 pub async fn find_deleted_need_of_set(conn: &mut PgConnection, id: CandidateSetId) -> DbResult<Option<String>> {
+    sqlx::query!(
+        "select from checkpoints join candidate_set_members using (checkpoint_id) where candidate_set_id = $1
+         order by checkpoint_id for share of checkpoints",
+        id.0
+    )
+    .fetch_all(&mut *conn)
+    .await?;
     let need = sqlx::query_scalar!(
         r#"select 'the checkpoint ' || checkpoint_id || ' at step ' || step as "need!"
            from candidate_set_members join checkpoints using (checkpoint_id)
@@ -203,8 +210,16 @@ pub async fn find_deleted_need_of_set(conn: &mut PgConnection, id: CandidateSetI
     Ok(need.fetch_optional(conn).await?)
 }
 
-/// In words, what a deleted job needs and is deleted: its set or the base of its adapters.
+/// In words, what a deleted job needs and is deleted: its set or the base of its adapters, which is held.
 pub async fn find_deleted_need_of_job(conn: &mut PgConnection, id: JobId) -> DbResult<Option<String>> {
+    sqlx::query!(
+        "select from checkpoints
+         where checkpoint_id = (select (spec #>> '{lora,base_checkpoint_id}')::uuid from jobs where job_id = $1)
+         for share",
+        id.0
+    )
+    .fetch_all(&mut *conn)
+    .await?;
     let need = sqlx::query_scalar!(
         r#"select 'the candidate set ' || s.candidate_set_id as "need!"
            from jobs join candidate_sets s using (candidate_set_id)
@@ -225,6 +240,41 @@ pub async fn find_deleted_need_of_artifact(conn: &mut PgConnection, id: Artifact
         r#"select 'the job ' || job_id as "need!" from artifacts join jobs using (job_id)
            where artifact_id = $1 and jobs.deleted_at is not null"#,
         id.0
+    );
+    Ok(need.fetch_optional(conn).await?)
+}
+
+/// In words, what a deleted run needs of other runs and is deleted: a member of one of its sets, the base of a job's adapters.
+/// These are held.
+pub async fn find_deleted_need_of_run(
+    conn: &mut PgConnection,
+    id: RunId,
+    deleted_at: DateTime<Utc>,
+) -> DbResult<Option<String>> {
+    sqlx::query!(
+        "select from checkpoints
+         where run_id <> $1 and checkpoint_id in (
+             select checkpoint_id from candidate_set_members join candidate_sets using (candidate_set_id)
+             where candidate_sets.run_id = $1
+             union all
+             select (spec #>> '{lora,base_checkpoint_id}')::uuid from jobs where jobs.run_id = $1)
+         order by checkpoint_id for share",
+        id.0
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let need = sqlx::query_scalar!(
+        r#"select 'the checkpoint ' || c.checkpoint_id || ' of another run' as "need!"
+           from candidate_sets s join candidate_set_members using (candidate_set_id)
+               join checkpoints c using (checkpoint_id)
+           where s.run_id = $1 and s.deleted_at = $2 and c.run_id <> $1 and c.deleted_at is not null
+           union all
+           select 'the checkpoint ' || c.checkpoint_id || ' of another run'
+           from jobs j join checkpoints c on c.checkpoint_id = (j.spec #>> '{lora,base_checkpoint_id}')::uuid
+           where j.run_id = $1 and j.deleted_at = $2 and c.run_id <> $1 and c.deleted_at is not null
+           limit 1"#,
+        id.0,
+        deleted_at,
     );
     Ok(need.fetch_optional(conn).await?)
 }

@@ -298,3 +298,21 @@ async fn what_is_not_there_cannot_be_deleted_or_brought_back(pool: PgPool) {
     let next: CandidateSet = app.post("/v1/runs/r/candidate_sets", rule).await.json(201);
     assert_ne!(next.candidate_set_id, set.candidate_set_id);
 }
+
+#[sqlx::test]
+async fn a_run_comes_back_only_with_what_its_sets_need_of_other_runs(pool: PgPool) {
+    let (app, pushed) = run_of_three(pool).await;
+    let other = app.create_run("other").await;
+    app.push("other", 5, "", checkpoint(5)).await;
+    let across = json!({ "rule": { "kind": "last", "count": 4 }, "other_runs": ["r"] });
+    let set: CandidateSet = app.post("/v1/runs/other/candidate_sets", across).await.json(201);
+    app.delete(&path(&pushed[0])).await.problem(409, "in_use");
+    app.delete(&format!("/v1/runs/{}", other.run_id)).await.json::<Deleted>(200);
+    app.delete(&path(&pushed[0])).await.json::<Deleted>(200);
+    let undelete = format!("/v1/runs/{}/undelete", other.run_id);
+    let problem = app.post(&undelete, json!({})).await.problem(409, "needs_deleted");
+    assert!(problem.detail.contains(&pushed[0].checkpoint_id.to_string()), "{problem:?}");
+    app.post(&format!("{}/undelete", path(&pushed[0])), json!({})).await.json::<Checkpoint>(200);
+    app.post(&undelete, json!({})).await.json::<Run>(200);
+    app.get(&format!("/v1/candidate_sets/{}", set.candidate_set_id)).await.json::<CandidateSet>(200);
+}

@@ -23,7 +23,6 @@ pub struct CreateRun {
 /// Changes to a run; what is absent stays as it is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::option_option, reason = "absent, `null` and a text are three things")]
 pub struct EditRun {
     /// New description; `null` removes it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
