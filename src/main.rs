@@ -35,6 +35,14 @@ enum Command {
     Dev(DevOptions),
     /// Apply the database migrations that are pending.
     Migrate(DatabaseConfig),
+    /// Remove for good what was deleted longer ago than the grace; `serve` does so every ten minutes.
+    Gc {
+        #[command(flatten)]
+        config: Box<Config>,
+        /// Tell what would be removed of that which is deleted by now, and remove nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Print the OpenAPI document.
     Openapi,
     #[command(flatten)]
@@ -51,6 +59,7 @@ async fn main() -> ExitCode {
         Command::Worker(options) => worker(options).await,
         Command::Dev(options) => dev(options).await,
         Command::Migrate(config) => migrate(config).await,
+        Command::Gc { config, dry_run } => collect(*config, dry_run).await,
         Command::Openapi => print_openapi(),
     };
     match ran {
@@ -75,6 +84,23 @@ async fn dev(options: DevOptions) -> anyhow::Result<()> {
 async fn migrate(config: DatabaseConfig) -> anyhow::Result<()> {
     telemetry::install_logging();
     server::migrate(&config).await
+}
+
+async fn collect(config: Config, dry_run: bool) -> anyhow::Result<()> {
+    telemetry::install_logging();
+    let collected = server::collect(config, dry_run).await?;
+    println!(
+        "{} {} bytes in {} objects: {} checkpoints, {} candidate sets, {} jobs, {} artifacts, {} runs",
+        if dry_run { "would free" } else { "freed" },
+        collected.bytes,
+        collected.objects,
+        collected.checkpoints,
+        collected.candidate_sets,
+        collected.jobs,
+        collected.artifacts,
+        collected.runs,
+    );
+    Ok(())
 }
 
 fn print_openapi() -> anyhow::Result<()> {

@@ -7,10 +7,10 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{reaper, sweeper},
+    app::{gc, reaper, sweeper},
     config::Config,
     db::{self, notify::JobChanges},
-    domain::clock::SystemClock,
+    domain::{clock::SystemClock, collection::Collected},
     http,
     state::AppState,
     storage::Store,
@@ -42,6 +42,7 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
     let tasks = TaskTracker::new();
     tasks.spawn(reaper::run(state.clone(), stop.clone()));
     tasks.spawn(sweeper::run(state.clone(), stop.clone()));
+    tasks.spawn(gc::run(state.clone(), stop.clone()));
     tasks.spawn(state.jobs_changed.clone().listen(state.pool.clone(), stop.clone()));
     tasks.close();
     let pool = state.pool.clone();
@@ -52,6 +53,14 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
     tasks.wait().await;
     pool.close().await;
     served.context("serving HTTP")
+}
+
+/// Removes for good what was deleted longer ago than the grace, or tells what that would be; then ends.
+pub async fn collect(config: Config, dry_run: bool) -> anyhow::Result<Collected> {
+    let state = connect(config).await?;
+    let collected = if dry_run { gc::preview(&state).await } else { gc::collect(&state).await };
+    state.pool.close().await;
+    collected.context("collecting")
 }
 
 /// Applies the migrations that the database lacks.

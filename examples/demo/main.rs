@@ -14,8 +14,8 @@ use std::{
 
 use anyhow::Context as _;
 use barycenter_api::{
-    Augmentation, CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobSpec, JobState, NetworkSpec as WireNetwork,
-    PushCheckpoint, PushDataset, Report,
+    Among, Augmentation, CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobSpec, JobState,
+    NetworkSpec as WireNetwork, PushCheckpoint, PushDataset, Report,
     client::{ByteCounter, Client},
 };
 use barycenter_core::{data::Dataset, network::NetworkSpec};
@@ -121,8 +121,9 @@ async fn train(client: &Client, folder: &Path, data: &Data) -> anyhow::Result<(S
 
 /// Freezes a candidate set and runs TWA-v on it.
 async fn average(client: &Client, run: &str) -> anyhow::Result<Job> {
-    let rule = CandidateSetRule::Last { count: CANDIDATES };
-    let set = client.create_candidate_set(run, &CreateCandidateSet { name: None, rule }).await?;
+    let rule = CandidateSetRule::Last { count: CANDIDATES, among: Among::default() };
+    let set =
+        client.create_candidate_set(run, &CreateCandidateSet { name: None, rule, other_runs: Vec::new() }).await?;
     let network = WireNetwork::ResnetCifar { depth: DEPTH as u64, classes: shapes::CLASSES as u64 };
     let mut spec: JobSpec = serde_json::from_value(json!({
         "candidate_set_id": set.candidate_set_id,

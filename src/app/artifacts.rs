@@ -1,14 +1,13 @@
 //! Artifacts: receiving them under a lease, publishing them, reading them.
 
-use barycenter_api::{Artifact, JobSpec, Manifest, ManifestCandidate, StoredArtifact};
+use barycenter_api::{Artifact, StoredArtifact};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{
     AppError, AppResult,
     blobs::{self, PendingUpload},
-    candidate_sets::find_candidate_set_with,
-    history, jobs, leases,
+    leases,
     tensor_file::Incoming,
     transaction::{begin, commit, connection},
 };
@@ -117,6 +116,7 @@ pub(super) async fn publish(
         size_bytes: blob.size_bytes,
         worker_version,
         created_at: now,
+        expires_at: None,
     };
     db::artifacts::insert(conn, &artifact).await?;
     Ok(upload)
@@ -128,6 +128,22 @@ pub async fn find_artifact(state: &AppState, artifact_id: ArtifactId) -> AppResu
     Ok(to_wire(&find(&mut conn, artifact_id).await?))
 }
 
+/// Sets when an artifact deletes itself, or that it does not.
+pub async fn expire_artifact(
+    state: &AppState,
+    artifact_id: ArtifactId,
+    expires_at: Option<DateTime<Utc>>,
+) -> AppResult<Artifact> {
+    if expires_at.is_some_and(|at| at <= state.clock.now()) {
+        return Err(AppError::invalid_field("expires_at", "is over; delete the artifact instead"));
+    }
+    let mut transaction = begin(state).await?;
+    db::artifacts::mark_expiring(&mut transaction, artifact_id, expires_at).await?;
+    let artifact = find(&mut transaction, artifact_id).await?;
+    commit(transaction).await?;
+    Ok(to_wire(&artifact))
+}
+
 /// The bytes of an artifact.
 pub async fn find_artifact_blob(state: &AppState, artifact_id: ArtifactId) -> AppResult<Blob> {
     let mut conn = connection(state).await?;
@@ -136,38 +152,16 @@ pub async fn find_artifact_blob(state: &AppState, artifact_id: ArtifactId) -> Ap
     Ok(blob.ok_or_else(|| DbError::inconsistent("artifacts", "digest_blake3", artifact_id.0))?)
 }
 
-/// Everything needed to make an artifact again.
-pub async fn find_manifest(state: &AppState, artifact_id: ArtifactId) -> AppResult<Manifest> {
-    let mut conn = connection(state).await?;
-    let artifact = find(&mut conn, artifact_id).await?;
-    let job = db::jobs::find(&mut conn, artifact.job_id).await?.ok_or_else(|| jobs::not_found(artifact.job_id))?;
-    let spec: JobSpec = jobs::document("spec", job.job_id.0, job.spec)?;
-    let report = job.report.ok_or_else(|| DbError::inconsistent("jobs", "report", job.job_id.0))?;
-    let candidates = find_candidate_set_with(&mut conn, job.candidate_set_id).await?.members;
-    let coefficients = history::read_coefficients(&mut conn, job.job_id, &candidates).await?;
-    Ok(Manifest {
-        artifact: to_wire(&artifact),
-        candidates: candidates
-            .into_iter()
-            .map(|row| ManifestCandidate {
-                checkpoint_id: row.checkpoint_id.0,
-                step: row.step,
-                digest_blake3: row.digest_blake3,
-            })
-            .collect(),
-        coefficients,
-        spec,
-        report: jobs::document("report", job.job_id.0, report)?,
-        worker_version: artifact.worker_version,
-    })
+pub(super) async fn find(conn: &mut PgConnection, artifact_id: ArtifactId) -> AppResult<artifact::Artifact> {
+    db::artifacts::find(conn, artifact_id).await?.ok_or_else(|| not_found(artifact_id))
 }
 
-async fn find(conn: &mut PgConnection, artifact_id: ArtifactId) -> AppResult<artifact::Artifact> {
-    let missing = || AppError::refused(ProblemCode::ArtifactNotFound, format!("there is no artifact {artifact_id}"));
-    db::artifacts::find(conn, artifact_id).await?.ok_or_else(missing)
+/// The refusal of an id that no artifact has.
+pub(super) fn not_found(artifact_id: ArtifactId) -> AppError {
+    AppError::refused(ProblemCode::ArtifactNotFound, format!("there is no artifact {artifact_id}"))
 }
 
-fn to_wire(artifact: &artifact::Artifact) -> Artifact {
+pub(super) fn to_wire(artifact: &artifact::Artifact) -> Artifact {
     Artifact {
         artifact_id: artifact.artifact_id.0,
         job_id: artifact.job_id.0,
@@ -175,5 +169,6 @@ fn to_wire(artifact: &artifact::Artifact) -> Artifact {
         size_bytes: artifact.size_bytes,
         digest_blake3: artifact.digest_blake3.clone(),
         created_at: artifact.created_at,
+        expires_at: artifact.expires_at,
     }
 }

@@ -1,29 +1,31 @@
 //! Candidate sets.
 
-use std::collections::{HashMap, HashSet};
-
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use super::{
     AppError, AppResult,
     checkpoints::find_layout,
     idempotency::{self, IdempotentRequest, Reply},
+    members,
     runs::find_run_with,
     transaction::{begin, commit, connection},
 };
 use crate::{
     db,
     domain::{
-        candidate_set::{Candidate, CandidateSet, MAX_MEMBERS, MIN_MEMBERS, Rule},
-        ids::{CandidateSetId, CheckpointId, RunId},
+        candidate_set::{Among, Candidate, CandidateSet, MAX_MEMBERS, MIN_MEMBERS, Rule},
+        ids::{CandidateSetId, RunId},
         layout::first_difference,
-        name::{check_text, check_word},
+        name::{MAX_NAME_CHARS, Reference, check_text, check_word, shown},
         page::{PageRequest, Paged},
         problem_code::ProblemCode,
+        run::Run,
+        set_diff::{Diff, diff},
     },
     state::AppState,
 };
+
+const MAX_OTHER_RUNS: usize = 32;
 
 /// A set to freeze.
 #[derive(Clone, Debug)]
@@ -32,25 +34,69 @@ pub struct NewCandidateSet {
     pub name: Option<String>,
     /// How the members are chosen.
     pub rule: Rule,
+    /// Further runs whose checkpoints take part, by id or name.
+    pub other_runs: Vec<String>,
 }
 
 impl NewCandidateSet {
     fn check(&self) -> AppResult<()> {
-        check_text(self.name.as_deref().unwrap_or_default())
-            .map_err(|detail| AppError::invalid_field("name", detail))?;
-        match &self.rule {
-            Rule::Explicit { checkpoint_ids } => check_count("rule.checkpoint_ids", checkpoint_ids.len()),
-            Rule::Last { count } => check_count("rule.count", *count as usize),
-            Rule::Best { count, metric, .. } => {
-                check_word(metric).map_err(|detail| AppError::invalid_field("rule.metric", detail))?;
-                check_count("rule.count", *count as usize)
-            }
-            Rule::Steps { from, to, .. } if from > to => {
-                Err(AppError::invalid_field("rule.to", format!("is below `from`: {to} < {from}")))
-            }
-            Rule::Steps { every: 0, .. } => Err(AppError::invalid_field("rule.every", "must be at least 1")),
-            Rule::Steps { .. } => Ok(()),
+        if let Some(name) = &self.name {
+            check_set_name(name).map_err(|detail| AppError::invalid_field("name", detail))?;
         }
+        if self.other_runs.len() > MAX_OTHER_RUNS {
+            return Err(AppError::invalid_field("other_runs", format!("names more than {MAX_OTHER_RUNS} runs")));
+        }
+        check_rule(&self.rule)
+    }
+}
+
+fn check_set_name(name: &str) -> Result<(), String> {
+    match name.chars().count() {
+        0 => Err("is empty".to_owned()),
+        1..=MAX_NAME_CHARS => check_text(name),
+        _ => Err(format!("is longer than {MAX_NAME_CHARS} characters")),
+    }
+}
+
+fn check_rule(rule: &Rule) -> AppResult<()> {
+    match rule {
+        Rule::Explicit { checkpoint_ids, checkpoints } if !checkpoint_ids.is_empty() && !checkpoints.is_empty() => {
+            Err(AppError::invalid_field("rule.checkpoints", "stands beside `checkpoint_ids`; give one of the two"))
+        }
+        Rule::Explicit { checkpoint_ids, checkpoints } if checkpoints.is_empty() => {
+            check_count("rule.checkpoint_ids", checkpoint_ids.len())
+        }
+        Rule::Explicit { checkpoints, .. } => check_count("rule.checkpoints", checkpoints.len()),
+        Rule::Last { count, .. } => check_count("rule.count", *count as usize),
+        Rule::Best { count, metric, .. } => {
+            check_word(metric).map_err(|detail| AppError::invalid_field("rule.metric", detail))?;
+            check_count("rule.count", *count as usize)
+        }
+        Rule::Steps { from, to: Some(to), .. } if from > to => {
+            Err(AppError::invalid_field("rule.to", format!("is below `from`: {to} < {from}")))
+        }
+        Rule::Steps { every: 0, .. } => Err(AppError::invalid_field("rule.every", "must be at least 1")),
+        Rule::Steps { .. } => Ok(()),
+    }?;
+    rule.among().map_or(Ok(()), check_among)
+}
+
+fn check_among(among: &Among) -> AppResult<()> {
+    if let (Some(from), Some(to)) = (among.from, among.to)
+        && from > to
+    {
+        return Err(AppError::invalid_field("rule.among.to", format!("is below `from`: {to} < {from}")));
+    }
+    if among.every == Some(0) {
+        return Err(AppError::invalid_field("rule.among.every", "must be at least 1"));
+    }
+    if among.exclude.len() > MAX_MEMBERS {
+        return Err(AppError::invalid_field("rule.among.exclude", format!("names more than {MAX_MEMBERS}")));
+    }
+    let tag = among.tags.iter().enumerate().find_map(|(index, tag)| Some((index, check_word(tag).err()?)));
+    match tag {
+        Some((index, detail)) => Err(AppError::invalid_field(format!("rule.among.tags[{index}]"), detail)),
+        None => Ok(()),
     }
 }
 
@@ -75,14 +121,17 @@ pub async fn create_candidate_set(
     if let Some(reply) = idempotency::replay(&mut transaction, request, now).await? {
         return Ok(reply);
     }
-    let run_id = find_run_with(&mut transaction, run).await?.run_id;
-    let members = choose(&mut transaction, run_id, &new.rule).await?;
+    let runs = find_runs(&mut transaction, run, &new.other_runs).await?;
+    let members = members::choose(&mut transaction, &runs, &new.rule).await?;
+    let layout_blake3 = common_layout(&mut transaction, &members).await?;
     let set = CandidateSet {
         candidate_set_id: CandidateSetId(state.clock.new_id()),
-        run_id,
+        run_id: runs[0].run_id,
+        other_run_ids: runs[1..].iter().map(|run| run.run_id).collect(),
+        version: next_version(&mut transaction, runs[0].run_id, new.name.as_deref()).await?,
         name: new.name,
         rule: new.rule,
-        layout_blake3: common_layout(&mut transaction, &members).await?,
+        layout_blake3,
         members,
         created_at: now,
     };
@@ -93,64 +142,36 @@ pub async fn create_candidate_set(
     Ok(reply)
 }
 
-/// The members in the order of the coefficients.
-async fn choose(conn: &mut PgConnection, run_id: RunId, rule: &Rule) -> AppResult<Vec<Candidate>> {
-    let (mut members, wanted) = match rule {
-        Rule::Explicit { checkpoint_ids } => return choose_explicit(conn, run_id, checkpoint_ids).await,
-        Rule::Last { count } => (db::candidates::list_last_candidates(conn, run_id, *count).await?, *count as usize),
-        Rule::Best { count, metric, direction } => {
-            let best = db::candidates::list_best_candidates(conn, run_id, metric, *direction, *count).await?;
-            (best, *count as usize)
+/// The set's own run, then the others.
+async fn find_runs(conn: &mut PgConnection, own: &str, others: &[String]) -> AppResult<Vec<Run>> {
+    let mut runs = vec![find_run_with(conn, own).await?];
+    for (index, other) in others.iter().enumerate() {
+        let field = format!("other_runs[{index}]");
+        let found = match Reference::parse(other) {
+            Some(reference) => db::runs::find_run(conn, reference).await?,
+            None => None,
+        };
+        let found =
+            found.ok_or_else(|| AppError::invalid_field(&field, format!("there is no run `{}`", shown(other))))?;
+        if runs.iter().any(|run| run.run_id == found.run_id) {
+            return Err(AppError::invalid_field(field, format!("the run `{}` is given twice", found.name)));
         }
-        Rule::Steps { from, to, every } => {
-            let limit = MAX_MEMBERS + 1;
-            let chosen = db::candidates::list_candidates_in_steps(conn, run_id, *from, *to, *every, limit).await?;
-            (chosen, MIN_MEMBERS)
-        }
-    };
-    members.sort_by_key(|member| member.step);
-    check_found(rule, members.len(), wanted)?;
-    Ok(members)
+        runs.push(found);
+    }
+    // Two sets of one name at the same moment must not get the same version; nor may a member be deleted meanwhile.
+    let mut ids: Vec<RunId> = runs.iter().map(|run| run.run_id).collect();
+    ids.sort();
+    for run_id in ids {
+        db::runs::lock_run(conn, run_id).await?;
+    }
+    Ok(runs)
 }
 
-fn check_found(rule: &Rule, found: usize, wanted: usize) -> AppResult<()> {
-    let of_what = match rule {
-        Rule::Best { metric, .. } => format!("checkpoints with the metric `{metric}`"),
-        Rule::Steps { from, to, .. } => format!("such checkpoints from step {from} to {to}"),
-        Rule::Last { .. } | Rule::Explicit { .. } => "checkpoints".to_owned(),
-    };
-    if found < wanted {
-        let detail = format!("needs {wanted} members; the run has {found} {of_what}");
-        return Err(AppError::fault(ProblemCode::InvalidCandidates, "rule", detail));
+async fn next_version(conn: &mut PgConnection, run_id: RunId, name: Option<&str>) -> AppResult<u32> {
+    match name {
+        Some(name) => Ok(db::candidate_sets::find_last_version(conn, run_id, name).await? + 1),
+        None => Ok(1),
     }
-    if found > MAX_MEMBERS {
-        let detail = format!("chooses more than {MAX_MEMBERS} members");
-        return Err(AppError::fault(ProblemCode::InvalidCandidates, "rule", detail));
-    }
-    Ok(())
-}
-
-async fn choose_explicit(
-    conn: &mut PgConnection,
-    run_id: RunId,
-    checkpoint_ids: &[CheckpointId],
-) -> AppResult<Vec<Candidate>> {
-    let ids: Vec<Uuid> = checkpoint_ids.iter().map(|id| id.0).collect();
-    let found = db::candidates::list_candidates_by_id(conn, run_id, &ids).await?;
-    let mut by_id: HashMap<CheckpointId, Candidate> = found.into_iter().map(|c| (c.checkpoint_id, c)).collect();
-    let mut seen = HashSet::new();
-    let mut members = Vec::with_capacity(checkpoint_ids.len());
-    for (index, id) in checkpoint_ids.iter().enumerate() {
-        let field = format!("rule.checkpoint_ids[{index}]");
-        if !seen.insert(id) {
-            return Err(AppError::fault(ProblemCode::InvalidCandidates, field, format!("{id} is given twice")));
-        }
-        let member = by_id.remove(id).ok_or_else(|| {
-            AppError::fault(ProblemCode::InvalidCandidates, field, format!("the run has no checkpoint {id}"))
-        })?;
-        members.push(member);
-    }
-    Ok(members)
 }
 
 /// The layout that all members share; refuses others, naming the first tensor that differs.
@@ -182,10 +203,29 @@ pub async fn find_candidate_set_with(conn: &mut PgConnection, id: CandidateSetId
     found.ok_or_else(|| AppError::refused(ProblemCode::CandidateSetNotFound, format!("there is no candidate set {id}")))
 }
 
-/// A page of a run's sets, newest first.
-pub async fn list_candidate_sets(state: &AppState, run: &str, page: PageRequest) -> AppResult<Paged<CandidateSet>> {
+/// Two sets and what changed from the first to the second.
+pub async fn diff_candidate_sets(
+    state: &AppState,
+    from: CandidateSetId,
+    to: CandidateSetId,
+) -> AppResult<(CandidateSet, CandidateSet, Diff)> {
+    let mut conn = connection(state).await?;
+    let from = find_candidate_set_with(&mut conn, from).await?;
+    let to = find_candidate_set_with(&mut conn, to).await?;
+    let ids = |set: &CandidateSet| set.members.iter().map(|member| member.checkpoint_id).collect::<Vec<_>>();
+    let diff = diff(&ids(&from), &ids(&to));
+    Ok((from, to, diff))
+}
+
+/// A page of a run's sets, newest first; with a name, the versions of that name.
+pub async fn list_candidate_sets(
+    state: &AppState,
+    run: &str,
+    name: Option<&str>,
+    page: PageRequest,
+) -> AppResult<Paged<CandidateSet>> {
     let mut conn = connection(state).await?;
     let run_id = find_run_with(&mut conn, run).await?.run_id;
-    let rows = db::candidate_sets::list_candidate_sets(&mut conn, run_id, page).await?;
+    let rows = db::candidate_sets::list_candidate_sets(&mut conn, run_id, name, page).await?;
     Ok(page.cut(rows, |set| set.candidate_set_id.0))
 }

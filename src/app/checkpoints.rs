@@ -15,9 +15,10 @@ use crate::{
     domain::{
         blob::Blob,
         checkpoint::{Checkpoint, InvalidReport, Reported},
+        checkpoint_list::{Cursor, ListRequest},
         ids::{CheckpointId, RunId},
         layout::{Tensor, first_difference},
-        page::{PageRequest, Paged},
+        page::Paged,
         problem_code::ProblemCode,
     },
     state::AppState,
@@ -176,6 +177,7 @@ async fn insert(
         blob,
         layout_blake3: layout.digest.clone(),
         tensor_count: layout.tensors.len() as u64,
+        pinned: false,
         created_at: state.clock.now(),
     };
     if !db::checkpoints::insert_checkpoint(conn, &checkpoint).await? {
@@ -256,8 +258,17 @@ pub(super) async fn find_layout(conn: &mut PgConnection, layout_blake3: &str) ->
 /// A checkpoint by id.
 pub async fn find_checkpoint(state: &AppState, id: CheckpointId) -> AppResult<Checkpoint> {
     let mut conn = connection(state).await?;
-    let found = db::checkpoints::find_checkpoint(&mut conn, id).await?;
-    found.ok_or_else(|| AppError::refused(ProblemCode::CheckpointNotFound, format!("there is no checkpoint {id}")))
+    find_checkpoint_with(&mut conn, id).await
+}
+
+/// A checkpoint by id, on a connection at hand.
+pub(super) async fn find_checkpoint_with(conn: &mut PgConnection, id: CheckpointId) -> AppResult<Checkpoint> {
+    db::checkpoints::find_checkpoint(conn, id).await?.ok_or_else(|| checkpoint_not_found(id))
+}
+
+/// The refusal of an id that no checkpoint has.
+pub(super) fn checkpoint_not_found(id: CheckpointId) -> AppError {
+    AppError::refused(ProblemCode::CheckpointNotFound, format!("there is no checkpoint {id}"))
 }
 
 /// The tensors of a checkpoint, by name.
@@ -267,10 +278,17 @@ pub async fn list_tensors(state: &AppState, id: CheckpointId) -> AppResult<Vec<T
     find_layout(&mut conn, &checkpoint.layout_blake3).await
 }
 
-/// A page of a run's checkpoints, newest first.
-pub async fn list_checkpoints(state: &AppState, run: &str, page: PageRequest) -> AppResult<Paged<Checkpoint>> {
+/// A page of a run's checkpoints.
+pub async fn list_checkpoints(
+    state: &AppState,
+    run: &str,
+    request: &ListRequest,
+) -> AppResult<Paged<Checkpoint, Cursor>> {
     let mut conn = connection(state).await?;
     let run_id = find_run_with(&mut conn, run).await?.run_id;
-    let rows = db::checkpoints::list_checkpoints(&mut conn, run_id, page).await?;
-    Ok(page.cut(rows, |checkpoint| checkpoint.checkpoint_id.0))
+    let mut items = db::checkpoint_list::list_checkpoints(&mut conn, run_id, request).await?;
+    let more = items.len() > request.size as usize;
+    items.truncate(request.size as usize);
+    let last = if more { items.last().and_then(|last| request.sort.position_of(last)) } else { None };
+    Ok(Paged { items, next: last.map(|position| Cursor { sort: request.sort.clone(), position }) })
 }

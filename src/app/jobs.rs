@@ -62,6 +62,7 @@ pub async fn submit_job(
         return Ok(known);
     }
     let resolved = spec::resolve(&mut transaction, spec).await?;
+    hold_inputs(&mut transaction, &resolved.spec).await?;
     let job_id = JobId(state.clock.new_id());
     let new = NewJob {
         job_id,
@@ -78,6 +79,20 @@ pub async fn submit_job(
     commit(transaction).await?;
     tracing::info!(job.id = %job_id, "queued a job");
     Ok(reply)
+}
+
+/// Keeps set and base checkpoint from being deleted until the job that needs them is there to be seen.
+async fn hold_inputs(conn: &mut PgConnection, spec: &JobSpec) -> AppResult<()> {
+    let set = spec.candidate_set_id;
+    if !db::deletion::hold_candidate_set(conn, set.into()).await? {
+        return Err(AppError::invalid_field("candidate_set_id", format!("there is no candidate set {set}")));
+    }
+    if let Some(base) = spec.lora.as_ref().map(|lora| lora.base_checkpoint_id)
+        && !db::deletion::hold_checkpoint(conn, base.into()).await?
+    {
+        return Err(AppError::invalid_field("lora.base_checkpoint_id", format!("there is no checkpoint {base}")));
+    }
+    Ok(())
 }
 
 /// A job as it stands.

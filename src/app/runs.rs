@@ -12,8 +12,10 @@ use crate::{
     db,
     domain::{
         ids::RunId,
+        metadata::merge_patch,
         name::{Reference, check_name, check_text, shown},
         page::{PageRequest, Paged},
+        precondition::Precondition,
         problem_code::ProblemCode,
         run::Run,
     },
@@ -36,19 +38,24 @@ pub struct NewRun {
 impl NewRun {
     fn check(&self) -> AppResult<()> {
         check_name(&self.name).map_err(|detail| AppError::invalid_field("name", detail))?;
-        let description = self.description.as_deref().unwrap_or_default();
-        check_text(description).map_err(|detail| AppError::invalid_field("description", detail))?;
-        let text = serde_json::to_string(&self.metadata).map_err(AppError::internal)?;
-        if text.len() > MAX_METADATA_BYTES {
-            let detail = format!("is {} bytes of JSON; at most {MAX_METADATA_BYTES} are kept", text.len());
-            return Err(AppError::invalid_field("metadata", detail));
-        }
-        let holds_nul = self.metadata.iter().any(|(key, value)| key.contains('\0') || has_nul(value));
-        if holds_nul {
-            return Err(AppError::invalid_field("metadata", "holds a NUL character"));
-        }
-        Ok(())
+        check_told(self.description.as_deref(), &self.metadata)
     }
+}
+
+/// Checks what a user tells about a run.
+fn check_told(description: Option<&str>, metadata: &Map<String, Value>) -> AppResult<()> {
+    let description = description.unwrap_or_default();
+    check_text(description).map_err(|detail| AppError::invalid_field("description", detail))?;
+    let text = serde_json::to_string(metadata).map_err(AppError::internal)?;
+    if text.len() > MAX_METADATA_BYTES {
+        let detail = format!("is {} bytes of JSON; at most {MAX_METADATA_BYTES} are kept", text.len());
+        return Err(AppError::invalid_field("metadata", detail));
+    }
+    let holds_nul = metadata.iter().any(|(key, value)| key.contains('\0') || has_nul(value));
+    if holds_nul {
+        return Err(AppError::invalid_field("metadata", "holds a NUL character"));
+    }
+    Ok(())
 }
 
 /// Postgres keeps every JSON text but one with a NUL character. Depth is bounded by the JSON reader.
@@ -76,6 +83,7 @@ pub async fn create_run(
         description: new.description,
         metadata: new.metadata,
         checkpoint_count: 0,
+        revision: 1,
         created_at: now,
     };
     let mut transaction = begin(state).await?;
@@ -93,6 +101,39 @@ pub async fn create_run(
     idempotency::record(&mut transaction, request, &reply).await?;
     commit(transaction).await?;
     Ok(reply)
+}
+
+/// Changes to a run; what is absent stays.
+#[derive(Clone, Debug, Default)]
+pub struct RunEdit {
+    /// The new description, or none.
+    pub description: Option<Option<String>>,
+    /// A merge patch (RFC 7396) of the metadata.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// Edits a run that is still in the version the caller has seen.
+pub async fn edit_run(state: &AppState, run: &str, edit: RunEdit, precondition: &Precondition) -> AppResult<Run> {
+    let mut transaction = begin(state).await?;
+    let run_id = find_run_with(&mut transaction, run).await?.run_id;
+    // A merge patch is read, changed and written: another edit in between would be lost.
+    db::runs::lock_run(&mut transaction, run_id).await?;
+    let mut edited = find_run_with(&mut transaction, run).await?;
+    if !precondition.holds(Some(&edited.revision.to_string())) {
+        let detail = format!("the run `{}` was changed by someone else; read it again", edited.name);
+        return Err(AppError::refused(ProblemCode::PreconditionFailed, detail));
+    }
+    if let Some(description) = edit.description {
+        edited.description = description;
+    }
+    if let Some(patch) = edit.metadata {
+        merge_patch(&mut edited.metadata, patch);
+    }
+    check_told(edited.description.as_deref(), &edited.metadata)?;
+    edited.revision += 1;
+    db::runs::update_run(&mut transaction, &edited).await?;
+    commit(transaction).await?;
+    Ok(edited)
 }
 
 /// The run that a path names.

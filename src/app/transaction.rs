@@ -15,6 +15,11 @@ pub async fn commit(transaction: Transaction<'static, Postgres>) -> AppResult<()
     Ok(transaction.commit().await.map_err(DbError::from)?)
 }
 
+/// Takes a transaction back, now and not when its connection is next used.
+pub async fn rollback(transaction: Transaction<'static, Postgres>) -> AppResult<()> {
+    Ok(transaction.rollback().await.map_err(DbError::from)?)
+}
+
 /// A connection for a single statement; never taken while a transaction is open.
 pub async fn connection(state: &AppState) -> AppResult<PoolConnection<Postgres>> {
     Ok(state.pool.acquire().await.map_err(DbError::from)?)

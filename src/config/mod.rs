@@ -2,6 +2,7 @@
 
 mod auth;
 mod database;
+mod deletion;
 mod http;
 mod leases;
 mod storage;
@@ -9,6 +10,7 @@ mod uploads;
 
 pub use auth::AuthConfig;
 pub use database::DatabaseConfig;
+pub use deletion::DeletionConfig;
 pub use http::HttpConfig;
 pub use leases::LeaseConfig;
 pub use storage::StorageConfig;
@@ -35,4 +37,7 @@ pub struct Config {
     /// Bounds of uploads.
     #[command(flatten)]
     pub uploads: UploadConfig,
+    /// How long deleted things can be undeleted.
+    #[command(flatten)]
+    pub deletion: DeletionConfig,
 }

@@ -34,9 +34,9 @@ pub async fn insert(connection: &mut PgConnection, artifact: &Artifact) -> DbRes
 pub async fn find(connection: &mut PgConnection, artifact_id: ArtifactId) -> DbResult<Option<Artifact>> {
     let row = sqlx::query!(
         r#"
-        select job_id, run_id, lease_id, digest_blake3, size_bytes, worker_version, created_at
+        select job_id, run_id, lease_id, digest_blake3, size_bytes, worker_version, created_at, expires_at
         from artifacts
-        where artifact_id = $1
+        where artifact_id = $1 and deleted_at is null
         "#,
         artifact_id.0
     )
@@ -51,7 +51,24 @@ pub async fn find(connection: &mut PgConnection, artifact_id: ArtifactId) -> DbR
         size_bytes: row.size_bytes.unsigned_abs(),
         worker_version: row.worker_version,
         created_at: row.created_at,
+        expires_at: row.expires_at,
     }))
+}
+
+/// Sets when an artifact deletes itself; false where there is none.
+pub async fn mark_expiring(
+    connection: &mut PgConnection,
+    artifact_id: ArtifactId,
+    expires_at: Option<DateTime<Utc>>,
+) -> DbResult<bool> {
+    let result = sqlx::query!(
+        "update artifacts set expires_at = $2 where artifact_id = $1 and deleted_at is null",
+        artifact_id.0,
+        expires_at,
+    )
+    .execute(connection)
+    .await?;
+    Ok(result.rows_affected() == 1)
 }
 
 /// A file that a lease has uploaded and not yet published.

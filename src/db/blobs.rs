@@ -25,8 +25,12 @@ impl TryFrom<BlobRow> for Blob {
     }
 }
 
-/// Inserts a blob unless its digest is known; tells whether it was inserted.
+/// Inserts a blob unless its digest is known; tells whether it was inserted. A known one stays until the transaction ends.
 pub async fn insert_blob(conn: &mut PgConnection, blob: &Blob, now: DateTime<Utc>) -> DbResult<bool> {
+    // A collection may be at work on the known one: waits for it, and then the blob is either gone or held.
+    sqlx::query!("select from blobs where digest_blake3 = $1 for key share", blob.digest_blake3)
+        .fetch_optional(&mut *conn)
+        .await?;
     let result = sqlx::query!(
         "insert into blobs (digest_blake3, size_bytes, object_key, created_at) values ($1, $2, $3, $4)
          on conflict (digest_blake3) do nothing",

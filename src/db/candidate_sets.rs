@@ -14,7 +14,9 @@ use crate::domain::{
 struct SetRow {
     candidate_set_id: Uuid,
     run_id: Uuid,
+    other_run_ids: Vec<Uuid>,
     name: Option<String>,
+    version: i32,
     rule: Json<Rule>,
     layout_blake3: String,
     created_at: DateTime<Utc>,
@@ -25,7 +27,9 @@ impl SetRow {
         CandidateSet {
             candidate_set_id: self.candidate_set_id.into(),
             run_id: self.run_id.into(),
+            other_run_ids: self.other_run_ids.into_iter().map(RunId).collect(),
             name: self.name,
+            version: self.version.unsigned_abs(),
             rule: self.rule.0,
             layout_blake3: self.layout_blake3,
             members,
@@ -37,6 +41,7 @@ impl SetRow {
 struct MemberRow {
     candidate_set_id: Uuid,
     checkpoint_id: Uuid,
+    run_id: Uuid,
     step: i64,
     size_bytes: i64,
     digest_blake3: String,
@@ -51,6 +56,7 @@ impl TryFrom<MemberRow> for Candidate {
             .map_err(|_| DbError::inconsistent("checkpoints", "size_bytes", row.checkpoint_id))?;
         Ok(Self {
             checkpoint_id: row.checkpoint_id.into(),
+            run_id: row.run_id.into(),
             step: row.step,
             size_bytes,
             digest_blake3: row.digest_blake3,
@@ -61,12 +67,16 @@ impl TryFrom<MemberRow> for Candidate {
 
 /// Inserts a set and its members.
 pub async fn insert_candidate_set(conn: &mut PgConnection, set: &CandidateSet) -> DbResult<()> {
+    let others: Vec<Uuid> = set.other_run_ids.iter().map(|id| id.0).collect();
     sqlx::query!(
-        "insert into candidate_sets (candidate_set_id, run_id, name, rule, layout_blake3, created_at)
-         values ($1, $2, $3, $4, $5, $6)",
+        "insert into candidate_sets
+             (candidate_set_id, run_id, other_run_ids, name, version, rule, layout_blake3, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
         set.candidate_set_id.0,
         set.run_id.0,
+        &others,
         set.name,
+        i32::try_from(set.version).unwrap_or(i32::MAX),
         Json(&set.rule) as _,
         set.layout_blake3,
         set.created_at,
@@ -90,8 +100,8 @@ pub async fn insert_candidate_set(conn: &mut PgConnection, set: &CandidateSet) -
 pub async fn find_candidate_set(conn: &mut PgConnection, id: CandidateSetId) -> DbResult<Option<CandidateSet>> {
     let row = sqlx::query_as!(
         SetRow,
-        r#"select candidate_set_id, run_id, name, rule as "rule: _", layout_blake3, created_at
-           from candidate_sets where candidate_set_id = $1"#,
+        r#"select candidate_set_id, run_id, other_run_ids, name, version, rule as "rule: _", layout_blake3, created_at
+           from candidate_sets where candidate_set_id = $1 and deleted_at is null"#,
         id.0,
     )
     .fetch_optional(&mut *conn)
@@ -102,20 +112,35 @@ pub async fn find_candidate_set(conn: &mut PgConnection, id: CandidateSetId) -> 
     }
 }
 
-/// Rows of a page of a run's sets, newest first.
+/// The highest version that a name has had in a run, those of deleted sets included; 0 for a new name.
+pub async fn find_last_version(conn: &mut PgConnection, run_id: RunId, name: &str) -> DbResult<u32> {
+    let last = sqlx::query_scalar!(
+        r#"select coalesce(max(version), 0) as "version!" from candidate_sets where run_id = $1 and name = $2"#,
+        run_id.0,
+        name,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(last.unsigned_abs())
+}
+
+/// Rows of a page of a run's sets, newest first; with a name, those of that name.
 pub async fn list_candidate_sets(
     conn: &mut PgConnection,
     run_id: RunId,
+    name: Option<&str>,
     page: PageRequest,
 ) -> DbResult<Vec<CandidateSet>> {
     let rows = sqlx::query_as!(
         SetRow,
-        r#"select candidate_set_id, run_id, name, rule as "rule: _", layout_blake3, created_at
-           from candidate_sets where run_id = $1 and ($2::uuid is null or candidate_set_id < $2)
+        r#"select candidate_set_id, run_id, other_run_ids, name, version, rule as "rule: _", layout_blake3, created_at
+           from candidate_sets
+           where run_id = $1 and candidate_set_id < $2 and deleted_at is null and ($4::text is null or name = $4)
            order by candidate_set_id desc limit $3"#,
         run_id.0,
-        page.before,
+        page.before.unwrap_or(Uuid::max()),
         page.limit(),
+        name,
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -126,7 +151,7 @@ async fn with_members(conn: &mut PgConnection, sets: Vec<SetRow>) -> DbResult<Ve
     let ids: Vec<Uuid> = sets.iter().map(|set| set.candidate_set_id).collect();
     let rows = sqlx::query_as!(
         MemberRow,
-        "select candidate_set_id, checkpoint_id, step, size_bytes, digest_blake3, layout_blake3
+        "select candidate_set_id, checkpoint_id, run_id, step, size_bytes, digest_blake3, layout_blake3
          from candidate_set_members join checkpoints using (checkpoint_id) join blobs using (digest_blake3)
          where candidate_set_id = any($1) order by candidate_set_id, position",
         &ids,

@@ -11,22 +11,22 @@ use crate::domain::{
     blob::Blob,
     checkpoint::{Checkpoint, Reported},
     ids::{CheckpointId, RunId},
-    page::PageRequest,
 };
 
-struct CheckpointRow {
-    checkpoint_id: Uuid,
-    run_id: Uuid,
-    step: i64,
-    epoch: Option<f64>,
-    metrics: Json<BTreeMap<String, f64>>,
-    tags: Vec<String>,
-    digest_blake3: String,
-    size_bytes: i64,
-    object_key: String,
-    layout_blake3: String,
-    tensor_count: i32,
-    created_at: DateTime<Utc>,
+pub(super) struct CheckpointRow {
+    pub(super) checkpoint_id: Uuid,
+    pub(super) run_id: Uuid,
+    pub(super) step: i64,
+    pub(super) epoch: Option<f64>,
+    pub(super) metrics: Json<BTreeMap<String, f64>>,
+    pub(super) tags: Vec<String>,
+    pub(super) digest_blake3: String,
+    pub(super) size_bytes: i64,
+    pub(super) object_key: String,
+    pub(super) layout_blake3: String,
+    pub(super) tensor_count: i32,
+    pub(super) pinned: bool,
+    pub(super) created_at: DateTime<Utc>,
 }
 
 impl TryFrom<CheckpointRow> for Checkpoint {
@@ -43,6 +43,7 @@ impl TryFrom<CheckpointRow> for Checkpoint {
             blob: Blob { digest_blake3: row.digest_blake3, size_bytes, object_key: row.object_key },
             layout_blake3: row.layout_blake3,
             tensor_count: row.tensor_count.unsigned_abs().into(),
+            pinned: row.pinned,
             created_at: row.created_at,
         })
     }
@@ -54,7 +55,7 @@ pub async fn insert_checkpoint(conn: &mut PgConnection, checkpoint: &Checkpoint)
         "insert into checkpoints
              (checkpoint_id, run_id, step, epoch, metrics, tags, digest_blake3, layout_blake3, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         on conflict on constraint checkpoints_run_id_step_key do nothing",
+         on conflict (run_id, step) where deleted_at is null do nothing",
         checkpoint.checkpoint_id.0,
         checkpoint.run_id.0,
         checkpoint.step,
@@ -75,9 +76,9 @@ pub async fn find_checkpoint(conn: &mut PgConnection, id: CheckpointId) -> DbRes
     let row = sqlx::query_as!(
         CheckpointRow,
         r#"select checkpoint_id, run_id, step, epoch, metrics as "metrics: _", tags, digest_blake3, size_bytes,
-               object_key, layout_blake3, jsonb_array_length(tensors) as "tensor_count!", checkpoints.created_at
+               object_key, layout_blake3, tensor_count, pinned_at is not null as "pinned!", checkpoints.created_at
            from checkpoints join blobs using (digest_blake3) join layouts using (layout_blake3)
-           where checkpoint_id = $1"#,
+           where checkpoint_id = $1 and deleted_at is null"#,
         id.0,
     )
     .fetch_optional(conn)
@@ -90,9 +91,9 @@ pub async fn find_checkpoint_at(conn: &mut PgConnection, run_id: RunId, step: i6
     let row = sqlx::query_as!(
         CheckpointRow,
         r#"select checkpoint_id, run_id, step, epoch, metrics as "metrics: _", tags, digest_blake3, size_bytes,
-               object_key, layout_blake3, jsonb_array_length(tensors) as "tensor_count!", checkpoints.created_at
+               object_key, layout_blake3, tensor_count, pinned_at is not null as "pinned!", checkpoints.created_at
            from checkpoints join blobs using (digest_blake3) join layouts using (layout_blake3)
-           where run_id = $1 and step = $2"#,
+           where run_id = $1 and step = $2 and deleted_at is null"#,
         run_id.0,
         step,
     )
@@ -101,20 +102,55 @@ pub async fn find_checkpoint_at(conn: &mut PgConnection, run_id: RunId, step: i6
     row.map(Checkpoint::try_from).transpose()
 }
 
-/// Rows of a page of a run's checkpoints, newest first.
-pub async fn list_checkpoints(conn: &mut PgConnection, run_id: RunId, page: PageRequest) -> DbResult<Vec<Checkpoint>> {
-    let rows = sqlx::query_as!(
+/// The run's checkpoint of the highest step.
+pub async fn find_latest_checkpoint(conn: &mut PgConnection, run_id: RunId) -> DbResult<Option<Checkpoint>> {
+    let row = sqlx::query_as!(
         CheckpointRow,
         r#"select checkpoint_id, run_id, step, epoch, metrics as "metrics: _", tags, digest_blake3, size_bytes,
-               object_key, layout_blake3, jsonb_array_length(tensors) as "tensor_count!", checkpoints.created_at
+               object_key, layout_blake3, tensor_count, pinned_at is not null as "pinned!", checkpoints.created_at
            from checkpoints join blobs using (digest_blake3) join layouts using (layout_blake3)
-           where run_id = $1 and ($2::uuid is null or checkpoint_id < $2)
-           order by checkpoint_id desc limit $3"#,
+           where run_id = $1 and deleted_at is null order by step desc limit 1"#,
         run_id.0,
-        page.before,
-        page.limit(),
     )
-    .fetch_all(conn)
+    .fetch_optional(conn)
     .await?;
-    rows.into_iter().map(Checkpoint::try_from).collect()
+    row.map(Checkpoint::try_from).transpose()
+}
+
+/// Makes other writers of a checkpoint wait until the transaction ends; false where there is none.
+pub async fn lock_checkpoint(conn: &mut PgConnection, id: CheckpointId) -> DbResult<bool> {
+    let row = sqlx::query!(
+        "select checkpoint_id from checkpoints where checkpoint_id = $1 and deleted_at is null for update",
+        id.0
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.is_some())
+}
+
+/// Writes metrics and tags of a locked checkpoint.
+pub async fn update_reported(conn: &mut PgConnection, id: CheckpointId, reported: &Reported) -> DbResult<()> {
+    sqlx::query!(
+        "update checkpoints set metrics = $2, tags = $3 where checkpoint_id = $1",
+        id.0,
+        Json(&reported.metrics) as _,
+        &reported.tags,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Pins a checkpoint or, without a time, unpins it; one that is pinned keeps its time. False where there is none.
+pub async fn mark_pinned(conn: &mut PgConnection, id: CheckpointId, at: Option<DateTime<Utc>>) -> DbResult<bool> {
+    let result = sqlx::query!(
+        "update checkpoints
+         set pinned_at = case when $2::timestamptz is null then null else coalesce(pinned_at, $2) end
+         where checkpoint_id = $1 and deleted_at is null",
+        id.0,
+        at,
+    )
+    .execute(conn)
+    .await?;
+    Ok(result.rows_affected() == 1)
 }

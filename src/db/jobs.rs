@@ -102,9 +102,10 @@ pub async fn find(connection: &mut PgConnection, job_id: JobId) -> DbResult<Opti
         select
             job_id, run_id, candidate_set_id, state, cancel_requested, spec, estimate, progress, report,
             error_code, error_message, jobs.created_at, started_at, finished_at,
-            (select artifact_id from artifacts where artifacts.job_id = jobs.job_id) as artifact_id
+            (select artifact_id from artifacts where artifacts.job_id = jobs.job_id and artifacts.deleted_at is null)
+                as artifact_id
         from jobs
-        where job_id = $1
+        where job_id = $1 and deleted_at is null
         "#,
         job_id.0
     )
@@ -219,7 +220,8 @@ pub async fn list(connection: &mut PgConnection, filter: Filter, limit: i64) -> 
         r#"
         select job_id, run_id, candidate_set_id, state, progress, created_at, finished_at
         from jobs
-        where ($1::text is null or state = $1)
+        where deleted_at is null
+          and ($1::text is null or state = $1)
           and ($2::uuid is null or run_id = $2)
           and ($3::uuid is null or job_id < $3)
         order by job_id desc
@@ -274,7 +276,7 @@ pub async fn lock(connection: &mut PgConnection, job_id: JobId) -> DbResult<Opti
         r#"
         select run_id, candidate_set_id, state, cancel_requested, attempt_count, lease_id, started_at
         from jobs
-        where job_id = $1
+        where job_id = $1 and deleted_at is null
         for update
         "#,
         job_id.0

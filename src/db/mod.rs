@@ -1,12 +1,16 @@
 //! All SQL: plain functions over `&mut PgConnection`, one file for each thing. None begins a transaction.
 
+pub mod aliases;
 pub mod artifacts;
 pub mod blobs;
 pub mod candidate_sets;
 pub mod candidates;
+pub mod checkpoint_list;
 pub mod checkpoints;
 pub mod datasets;
+pub mod deletion;
 pub mod error;
+pub mod gc;
 pub mod history;
 pub mod idempotency;
 pub mod job_inputs;
@@ -16,6 +20,7 @@ pub mod leases;
 pub mod migrations;
 pub mod multipart_uploads;
 pub mod notify;
+pub mod retention;
 pub mod runs;
 pub mod upload_parts;
 pub mod uploads;

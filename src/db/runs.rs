@@ -17,6 +17,7 @@ struct RunRow {
     description: Option<String>,
     metadata: Value,
     checkpoint_count: i64,
+    revision: i64,
     created_at: DateTime<Utc>,
 }
 
@@ -33,6 +34,7 @@ impl TryFrom<RunRow> for Run {
             description: row.description,
             metadata,
             checkpoint_count: row.checkpoint_count.unsigned_abs(),
+            revision: row.revision,
             created_at: row.created_at,
         })
     }
@@ -57,9 +59,8 @@ pub async fn insert_run(conn: &mut PgConnection, run: &Run) -> DbResult<()> {
 pub async fn find_run(conn: &mut PgConnection, reference: Reference<'_>) -> DbResult<Option<Run>> {
     let row = sqlx::query_as!(
         RunRow,
-        r#"select run_id, name, description, metadata, created_at,
-               (select count(*) from checkpoints where checkpoints.run_id = runs.run_id) as "checkpoint_count!"
-           from runs where run_id = $1 or name = $2"#,
+        "select run_id, name, description, metadata, checkpoint_count, revision, created_at
+         from runs where (run_id = $1 or name = $2) and deleted_at is null",
         reference.id(),
         reference.name(),
     )
@@ -72,15 +73,29 @@ pub async fn find_run(conn: &mut PgConnection, reference: Reference<'_>) -> DbRe
 pub async fn list_runs(conn: &mut PgConnection, page: PageRequest) -> DbResult<Vec<Run>> {
     let rows = sqlx::query_as!(
         RunRow,
-        r#"select run_id, name, description, metadata, created_at,
-               (select count(*) from checkpoints where checkpoints.run_id = runs.run_id) as "checkpoint_count!"
-           from runs where $1::uuid is null or run_id < $1 order by run_id desc limit $2"#,
-        page.before,
+        "select run_id, name, description, metadata, checkpoint_count, revision, created_at
+         from runs where run_id < $1 and deleted_at is null order by run_id desc limit $2",
+        // Not `$1 is null or …`: a condition with an `or` walks every page before this one.
+        page.before.unwrap_or(Uuid::max()),
         page.limit(),
     )
     .fetch_all(conn)
     .await?;
     rows.into_iter().map(Run::try_from).collect()
+}
+
+/// Writes description, metadata and revision of a locked run.
+pub async fn update_run(conn: &mut PgConnection, run: &Run) -> DbResult<()> {
+    sqlx::query!(
+        "update runs set description = $2, metadata = $3, revision = $4 where run_id = $1",
+        run.run_id.0,
+        run.description,
+        Value::Object(run.metadata.clone()),
+        run.revision,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Makes other writers of this run's checkpoints wait until the transaction ends.

@@ -23,4 +23,6 @@ pub struct Artifact {
     pub worker_version: String,
     /// When it was published.
     pub created_at: DateTime<Utc>,
+    /// When it deletes itself, unless an alias names it then.
+    pub expires_at: Option<DateTime<Utc>>,
 }

@@ -31,6 +31,8 @@ pub struct Checkpoint {
     pub layout_blake3: String,
     /// Number of tensors.
     pub tensor_count: u64,
+    /// Whether it is kept whatever the retention rules say.
+    pub pinned: bool,
     /// When it was stored.
     pub created_at: DateTime<Utc>,
 }
@@ -59,9 +61,7 @@ impl Reported {
     /// Reads `metrics` (`name:value,…`) and `tags` (`word,…`).
     pub fn parse(epoch: Option<f64>, metrics: Option<&str>, tags: Option<&str>) -> Result<Self, InvalidReport> {
         let metrics = parse_metrics(metrics.unwrap_or_default())?;
-        let tags = tags.unwrap_or_default();
-        let tags = tags.split(',').filter(|_| !tags.is_empty()).map(str::to_owned).collect();
-        Self::new(epoch, metrics, tags)
+        Self::new(epoch, metrics, parse_tags(tags.unwrap_or_default())?)
     }
 
     /// Checks what is reported.
@@ -71,16 +71,58 @@ impl Reported {
         }
         for (name, value) in &metrics {
             check_word(name).map_err(|detail| invalid("metrics", detail))?;
-            if !value.is_finite() {
-                return Err(invalid(&format!("metrics.{name}"), format!("must be finite, not {value}")));
-            }
+            check_finite(name, *value)?;
         }
-        if metrics.len() > MAX_METRICS {
-            return Err(invalid("metrics", format!("holds more than {MAX_METRICS} metrics")));
-        }
-        check_tags(&tags)?;
+        check_metric_count(&metrics)?;
+        let tags = check_tags(tags.iter().map(String::as_str))?;
         Ok(Self { epoch, metrics, tags })
     }
+
+    /// Applies an edit; on an error nothing has changed.
+    pub fn edit(&mut self, edit: ReportEdit) -> Result<(), InvalidReport> {
+        let mut metrics = self.metrics.clone();
+        for (name, value) in edit.metrics {
+            check_word(&name).map_err(|detail| invalid("metrics", detail))?;
+            match value {
+                None => {
+                    metrics.remove(&name);
+                }
+                Some(value) => {
+                    check_finite(&name, value)?;
+                    metrics.insert(name, value);
+                }
+            }
+        }
+        check_metric_count(&metrics)?;
+        if let Some(tags) = edit.tags {
+            self.tags = check_tags(tags.iter().map(String::as_str))?;
+        }
+        self.metrics = metrics;
+        Ok(())
+    }
+}
+
+/// What is reported about a checkpoint after it was pushed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReportEdit {
+    /// Metrics to set or, without a value, to remove; the others stay.
+    pub metrics: BTreeMap<String, Option<f64>>,
+    /// All tags, in place of those before.
+    pub tags: Option<Vec<String>>,
+}
+
+fn check_finite(name: &str, value: f64) -> Result<(), InvalidReport> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(invalid(&format!("metrics.{name}"), format!("must be finite, not {value}")))
+}
+
+fn check_metric_count(metrics: &BTreeMap<String, f64>) -> Result<(), InvalidReport> {
+    if metrics.len() <= MAX_METRICS {
+        return Ok(());
+    }
+    Err(invalid("metrics", format!("holds more than {MAX_METRICS} metrics")))
 }
 
 fn parse_metrics(text: &str) -> Result<BTreeMap<String, f64>, InvalidReport> {
@@ -99,18 +141,25 @@ fn parse_metrics(text: &str) -> Result<BTreeMap<String, f64>, InvalidReport> {
     Ok(metrics)
 }
 
-fn check_tags(tags: &[String]) -> Result<(), InvalidReport> {
+/// Reads `word,…`.
+pub fn parse_tags(text: &str) -> Result<Vec<String>, InvalidReport> {
+    check_tags(text.split(',').filter(|_| !text.is_empty()))
+}
+
+fn check_tags<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<String>, InvalidReport> {
     let mut seen = BTreeSet::new();
-    for tag in tags {
+    let mut tags = Vec::new();
+    for tag in given {
         check_word(tag).map_err(|detail| invalid("tags", detail))?;
         if !seen.insert(tag) {
             return Err(invalid("tags", format!("`{tag}` is given twice")));
         }
+        tags.push(tag.to_owned());
     }
     if tags.len() > MAX_TAGS {
         return Err(invalid("tags", format!("holds more than {MAX_TAGS} tags")));
     }
-    Ok(())
+    Ok(tags)
 }
 
 fn invalid(field: &str, detail: String) -> InvalidReport {
@@ -128,6 +177,24 @@ mod tests {
         assert_eq!(reported.metrics, BTreeMap::from([("val_loss".into(), 0.53), ("val_accuracy".into(), 0.81)]));
         assert_eq!(reported.tags, ["warm", "a100"]);
         assert_eq!(Reported::parse(None, Some(""), Some("")).unwrap(), Reported::default());
+    }
+
+    #[test]
+    fn an_edit_merges_metrics_and_replaces_tags() {
+        let mut reported = Reported::parse(None, Some("a:1,b:2"), Some("x,y")).unwrap();
+        let metrics = BTreeMap::from([("b".into(), Some(3.0)), ("c".into(), Some(4.0)), ("a".into(), None)]);
+        reported.edit(ReportEdit { metrics, tags: None }).unwrap();
+        assert_eq!(reported.metrics, BTreeMap::from([("b".into(), 3.0), ("c".into(), 4.0)]));
+        assert_eq!(reported.tags, ["x", "y"]);
+        reported.edit(ReportEdit { tags: Some(vec!["z".into()]), ..ReportEdit::default() }).unwrap();
+        assert_eq!(reported.tags, ["z"]);
+        let before = reported.clone();
+        let metrics = BTreeMap::from([("a".into(), Some(1.0)), ("b".into(), Some(f64::INFINITY))]);
+        let refused = reported.edit(ReportEdit { metrics, tags: None }).unwrap_err();
+        assert_eq!(refused.field, "metrics.b");
+        let refused = reported.edit(ReportEdit { tags: Some(vec!["z".into(), "z".into()]), ..ReportEdit::default() });
+        assert_eq!(refused.unwrap_err().field, "tags");
+        assert_eq!(reported, before);
     }
 
     #[test]

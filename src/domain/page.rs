@@ -13,11 +13,11 @@ pub struct PageRequest {
 
 /// One page of a list.
 #[derive(Clone, Debug)]
-pub struct Paged<T> {
+pub struct Paged<T, Cursor = Uuid> {
     /// The items.
     pub items: Vec<T>,
-    /// The id that the next page starts below; `None` on the last page.
-    pub next: Option<Uuid>,
+    /// Where the next page begins: below this id, or behind this place; `None` on the last page.
+    pub next: Option<Cursor>,
 }
 
 impl PageRequest {

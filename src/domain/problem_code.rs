@@ -61,6 +61,7 @@ problem_codes! {
     ArtifactNotFound = "artifact_not_found", 404, Never, "There is no such artifact";
     UploadNotFound = "upload_not_found", 404, Never, "There is no such upload, or it was aborted or removed";
     ObjectNotFound = "object_not_found", 404, Never, "There is no object at the URL";
+    AliasNotFound = "alias_not_found", 404, Never, "The run has no such alias";
     MethodNotAllowed = "method_not_allowed", 405, Never, "The path does not support this method";
     PrefixNotAllowed = "prefix_not_allowed", 403, Never, "The URL does not lie below a prefix that the server allows";
     NameTaken = "name_taken", 409, Never, "Something else already has this name";
@@ -76,6 +77,10 @@ problem_codes! {
     PartsMissing = "parts_missing", 409, Never, "Parts of the upload are missing";
     OffsetDiffers = "offset_differs", 409, Never, "The upload stands at another offset";
     TusVersion = "tus_version", 412, Never, "The request speaks another version of tus than the server";
+    PreconditionFailed = "precondition_failed", 412, Never, "The thing is no longer in the version that `If-Match` names";
+    InUse = "in_use", 409, Never, "Something else that is not deleted needs it";
+    Pinned = "pinned", 409, Never, "The checkpoint is pinned";
+    NeedsDeleted = "needs_deleted", 409, Never, "Something that it needs is deleted: undelete that first";
     TooLarge = "too_large", 413, Never, "The body is larger than the server accepts";
     UnsupportedMediaType = "unsupported_media_type", 415, Never, "The body has another content type than the path takes";
     RangeNotSatisfiable = "range_not_satisfiable", 416, Never, "The range lies outside the file";

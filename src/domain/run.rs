@@ -18,6 +18,8 @@ pub struct Run {
     pub metadata: Map<String, Value>,
     /// Checkpoints stored so far.
     pub checkpoint_count: u64,
+    /// Moves on with every edit; what `If-Match` compares.
+    pub revision: i64,
     /// When it was opened.
     pub created_at: DateTime<Utc>,
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{lingering::LingeringBody, problem::ApiError};
 use crate::{
     app::{AppError, AppResult, Incoming, blobs::ByteStream, idempotency::IdempotentRequest},
-    domain::{page::PageRequest, problem_code::ProblemCode},
+    domain::{page::PageRequest, precondition::Precondition, problem_code::ProblemCode},
 };
 
 /// Largest JSON body that is read.
@@ -99,6 +99,20 @@ fn idempotency_key(headers: &HeaderMap) -> AppResult<Option<String>> {
             let detail = format!("must be 1 to {MAX_KEY_BYTES} printable ASCII characters");
             Err(AppError::fault(ProblemCode::BadRequest, "idempotency-key", detail))
         }
+    }
+}
+
+/// The `If-Match` or `If-None-Match` of a change.
+pub struct Condition(pub Precondition);
+
+impl<S: Sync> FromRequestParts<S> for Condition {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let text = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default());
+        let condition = Precondition::parse(text(header::IF_MATCH), text(header::IF_NONE_MATCH));
+        let wrong = |detail| AppError::refused(ProblemCode::BadRequest, detail);
+        Ok(Self(condition.map_err(wrong)?))
     }
 }
 
@@ -185,13 +199,21 @@ pub fn page_request(query: &ListQuery) -> AppResult<PageRequest> {
 
 /// Checks and converts paging parameters that stand among others.
 pub fn parse_page(size: Option<u32>, token: Option<&str>) -> AppResult<PageRequest> {
-    let size = size.unwrap_or(DEFAULT_PAGE_SIZE);
-    if !(1..=MAX_PAGE_SIZE).contains(&size) {
-        let detail = format!("must be 1 to {MAX_PAGE_SIZE}, not {size}");
-        return Err(AppError::fault(ProblemCode::InvalidQuery, "page_size", detail));
-    }
-    let before = token.map(Uuid::try_parse).transpose().map_err(|_| {
-        AppError::fault(ProblemCode::InvalidQuery, "page_token", "is no token that an earlier page returned")
-    })?;
+    let size = page_size(size)?;
+    let before = token.map(Uuid::try_parse).transpose().map_err(|_| wrong_page_token())?;
     Ok(PageRequest { size, before })
+}
+
+/// Items a page.
+pub fn page_size(size: Option<u32>) -> AppResult<u32> {
+    let size = size.unwrap_or(DEFAULT_PAGE_SIZE);
+    if (1..=MAX_PAGE_SIZE).contains(&size) {
+        return Ok(size);
+    }
+    Err(AppError::fault(ProblemCode::InvalidQuery, "page_size", format!("must be 1 to {MAX_PAGE_SIZE}, not {size}")))
+}
+
+/// The refusal of a page token that no page of this list returned.
+pub fn wrong_page_token() -> AppError {
+    AppError::fault(ProblemCode::InvalidQuery, "page_token", "is no token that an earlier page of this list returned")
 }

@@ -32,6 +32,15 @@ pub fn put<T, W: From<T> + Serialize>(outcome: PutOutcome<T>, location: impl FnO
     }
 }
 
+/// A thing with the version that `If-Match` is compared with.
+pub fn tagged(version: &str, body: impl Serialize) -> Response {
+    let mut response = axum::Json(body).into_response();
+    if let Ok(etag) = HeaderValue::try_from(format!("\"{version}\"")) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    response
+}
+
 /// A page of wire items.
 pub fn page<T, W: From<T>>(paged: Paged<T>) -> Page<W> {
     Page {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use barycenter_api::{
-    CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobState, PushCheckpoint, PushDataset, client::ByteCounter,
+    Among, CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobState, PushCheckpoint, PushDataset,
+    client::ByteCounter,
 };
 use barycenter_core::checkpoint::CheckpointFile;
 use serde_json::json;
@@ -72,8 +73,11 @@ async fn job(cluster: &Cluster) -> Job {
     }
     dataset(&path);
     client.push_dataset("numbers", &PushDataset::default(), &path, &uncounted).await.unwrap();
-    let rule = CandidateSetRule::Last { count: PARTS.len() as u32 };
-    let set = client.create_candidate_set("adapters", &CreateCandidateSet { name: None, rule }).await.unwrap();
+    let rule = CandidateSetRule::Last { count: PARTS.len() as u32, among: Among::default() };
+    let set = client
+        .create_candidate_set("adapters", &CreateCandidateSet { name: None, rule, other_runs: Vec::new() })
+        .await
+        .unwrap();
     let spec = json!({
         "candidate_set_id": set.candidate_set_id,
         "network": { "kind": "mlp", "features": [FEATURES, TARGETS] },

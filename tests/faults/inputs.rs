@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, fs::File, io::BufWriter, path::Path};
 
 use barycenter_api::{
-    CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobSpec, PushCheckpoint, PushDataset, client::ByteCounter,
+    Among, CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobSpec, PushCheckpoint, PushDataset,
+    client::ByteCounter,
 };
 use barycenter_core::{
     checkpoint::{Dtype, TensorSpec, Writer},
@@ -89,8 +90,11 @@ pub async fn push(cluster: &Cluster) -> JobSpec {
     let path = folder.join("data.safetensors");
     dataset(&path);
     client.push_dataset("data", &PushDataset::default(), &path, &ByteCounter::none()).await.unwrap();
-    let rule = CandidateSetRule::Last { count: CANDIDATES as u32 };
-    let set = client.create_candidate_set("faults", &CreateCandidateSet { name: None, rule }).await.unwrap();
+    let rule = CandidateSetRule::Last { count: CANDIDATES as u32, among: Among::default() };
+    let set = client
+        .create_candidate_set("faults", &CreateCandidateSet { name: None, rule, other_runs: Vec::new() })
+        .await
+        .unwrap();
     serde_json::from_value(json!({
         "candidate_set_id": set.candidate_set_id,
         "network": { "kind": "mlp", "features": FEATURES },

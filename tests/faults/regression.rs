@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use barycenter_api::{
-    CandidateSetRule, CreateCandidateSet, CreateRun, DatasetKind, Job, JobState, ObjectiveSpec, PushCheckpoint,
+    Among, CandidateSetRule, CreateCandidateSet, CreateRun, DatasetKind, Job, JobState, ObjectiveSpec, PushCheckpoint,
     PushDataset, client::ByteCounter,
 };
 use serde_json::json;
@@ -66,8 +66,11 @@ async fn job(cluster: &Cluster) -> Job {
     dataset(&path);
     let stored = client.push_dataset("numbers", &PushDataset::default(), &path, &ByteCounter::none()).await.unwrap();
     assert_eq!((stored.kind, stored.target_count), (DatasetKind::Targets, Some(TARGETS as u64)));
-    let rule = CandidateSetRule::Last { count: OFFSETS.len() as u32 };
-    let set = client.create_candidate_set("line", &CreateCandidateSet { name: None, rule }).await.unwrap();
+    let rule = CandidateSetRule::Last { count: OFFSETS.len() as u32, among: Among::default() };
+    let set = client
+        .create_candidate_set("line", &CreateCandidateSet { name: None, rule, other_runs: Vec::new() })
+        .await
+        .unwrap();
     let spec = json!({
         "candidate_set_id": set.candidate_set_id,
         "network": { "kind": "mlp", "features": [FEATURES, TARGETS] },

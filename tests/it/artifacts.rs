@@ -1,7 +1,8 @@
 //! Artifacts over HTTP.
 
 use axum::{body::Body, http::Request};
-use barycenter_api::{Artifact, Manifest};
+use barycenter_api::{Artifact, Job, Lineage, Manifest};
+use serde_json::json;
 use sqlx::PgPool;
 
 use crate::scene::{Scene, checkpoint, coefficients};
@@ -33,16 +34,36 @@ async fn a_manifest_says_how_to_make_the_artifact_again(pool: PgPool) {
     assert_eq!(manifest.report, job.report.unwrap());
     assert_eq!(manifest.worker_version, "0.1.0");
     assert_eq!(manifest.coefficients.values.concat(), coefficients().0);
+    assert_eq!(manifest.candidate_set_id, scene.set.candidate_set_id);
+    assert_eq!(manifest.datasets.len(), 1);
+    assert_eq!((manifest.datasets[0].named.as_str(), manifest.base), ("validation", None));
     for (candidate, member) in manifest.candidates.iter().zip(&scene.set.members) {
         assert_eq!(candidate.digest_blake3, member.digest_blake3);
     }
 }
 
 #[sqlx::test]
+async fn a_lineage_leads_from_the_artifact_to_its_checkpoints(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let first = scene.submit().await;
+    scene.succeed(&scene.claim().await).await;
+    let mut spec = scene.spec();
+    spec["method"] = json!({ "kind": "twa", "start": { "job": first.job_id } });
+    let second: Job = scene.app.post("/v1/jobs", spec).await.json(202);
+    let job = scene.succeed(&scene.claim().await).await;
+    assert_eq!(job.job_id, second.job_id);
+    let path = format!("/v1/artifacts/{}/lineage", job.artifact_id.unwrap());
+    let lineage: Lineage = scene.app.get(&path).await.json(200);
+    assert_eq!((lineage.job_id, lineage.start_job_id), (job.job_id, Some(first.job_id)));
+    assert_eq!(json!(lineage.candidate_set), json!(scene.set));
+    assert_eq!(lineage.datasets[0].named, "validation");
+}
+
+#[sqlx::test]
 async fn an_artifact_that_is_not_there_is_a_problem(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let path = "/v1/artifacts/0190f3a8-0000-7000-8000-000000000001";
-    for tail in ["", "/manifest", "/content"] {
+    for tail in ["", "/manifest", "/lineage", "/content"] {
         scene.app.get(&format!("{path}{tail}")).await.problem(404, "artifact_not_found");
     }
     scene.app.get("/v1/artifacts/resnet").await.problem(400, "invalid_id");

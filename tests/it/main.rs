@@ -1,11 +1,14 @@
 //! Flows through the whole server: the real router on a real Postgres, one database for each test.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod aliases;
 mod artifacts;
 mod candidate_sets;
+mod collections;
 mod content;
 mod dataset_kinds;
 mod datasets;
+mod deletion;
 mod early_refusal;
 mod harness;
 mod history;
@@ -20,7 +23,9 @@ mod openapi;
 mod problems;
 mod refused_uploads;
 mod register;
+mod retention;
 mod runs;
 mod scene;
 mod stores;
+mod tracking;
 mod tus;

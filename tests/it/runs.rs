@@ -1,10 +1,14 @@
 //! Runs.
 
+use axum::{
+    body::Body,
+    http::{Method, Request},
+};
 use barycenter_api::{Page, Run};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::harness::{TestApp, files};
+use crate::harness::{TestApp, files, json_request};
 
 #[sqlx::test]
 async fn a_run_is_found_by_id_and_by_name(pool: PgPool) {
@@ -78,4 +82,73 @@ async fn bad_references_and_queries_are_problems(pool: PgPool) {
     app.get(&format!("/v1/checkpoints/{absent}")).await.problem(404, "checkpoint_not_found");
     app.get(&format!("/v1/candidate_sets/{absent}")).await.problem(404, "candidate_set_not_found");
     app.get("/v1/datasets/absent").await.problem(404, "dataset_not_found");
+}
+
+/// A change with a condition.
+fn conditional(method: Method, path: &str, (name, value): (&'static str, &str), body: &Value) -> Request<Body> {
+    let mut request = json_request(method, path, body);
+    request.headers_mut().insert(name, value.parse().unwrap());
+    request
+}
+
+#[sqlx::test]
+async fn an_edit_merges_metadata_and_replaces_the_description(pool: PgPool) {
+    let app = TestApp::new(pool);
+    let body = json!({ "name": "r", "description": "first", "metadata": { "lr": 0.1, "data": { "a": 1, "b": 2 } } });
+    app.post("/v1/runs", body).await.json::<Run>(201);
+    let edited = app.patch("/v1/runs/r", json!({ "metadata": { "lr": null, "data": { "b": 3 } } })).await;
+    let run: Run = edited.json(200);
+    assert_eq!(json!(run.metadata), json!({ "data": { "a": 1, "b": 3 } }));
+    assert_eq!((run.description.as_deref(), run.revision), (Some("first"), 2));
+    assert_eq!(edited.header("etag"), "\"2\"");
+    let run: Run = app.patch("/v1/runs/r", json!({ "description": null })).await.json(200);
+    assert_eq!((run.description, run.revision), (None, 3));
+    let found = app.get("/v1/runs/r").await;
+    assert_eq!(found.header("etag"), "\"3\"");
+    assert_eq!(json!(found.json::<Run>(200).metadata), json!({ "data": { "a": 1, "b": 3 } }));
+}
+
+#[sqlx::test]
+async fn an_edit_of_a_version_that_is_gone_changes_nothing(pool: PgPool) {
+    let app = TestApp::new(pool);
+    app.create_run("r").await;
+    let edit = |tag: &str, text: &str| {
+        conditional(Method::PATCH, "/v1/runs/r", ("if-match", tag), &json!({ "description": text }))
+    };
+    app.send(edit("\"1\"", "first")).await.json::<Run>(200);
+    app.send(edit("\"1\"", "second")).await.problem(412, "precondition_failed");
+    app.send(edit("W/\"2\"", "weak")).await.problem(412, "precondition_failed");
+    app.send(edit("2", "bare")).await.problem(400, "bad_request");
+    assert_eq!(app.get("/v1/runs/r").await.json::<Run>(200).description.unwrap(), "first");
+    app.send(edit("*", "third")).await.json::<Run>(200);
+}
+
+#[sqlx::test]
+async fn a_bad_edit_is_refused_by_its_field(pool: PgPool) {
+    let app = TestApp::new(pool);
+    app.create_run("r").await;
+    let long = "x".repeat(70_000);
+    for (body, field) in [
+        (json!({ "description": "nul\0" }), "description"),
+        (json!({ "metadata": { "x": "nul\0" } }), "metadata"),
+        (json!({ "metadata": { "x": long } }), "metadata"),
+    ] {
+        let problem = app.patch("/v1/runs/r", body).await.problem(422, "invalid_field");
+        assert_eq!(problem.errors[0].field, field, "{problem:?}");
+    }
+    app.patch("/v1/runs/r", json!({ "name": "s" })).await.problem(422, "invalid_field");
+    app.patch("/v1/runs/absent", json!({})).await.problem(404, "run_not_found");
+    assert_eq!(app.get("/v1/runs/r").await.json::<Run>(200).revision, 1);
+}
+
+#[sqlx::test]
+async fn two_edits_at_once_both_count(pool: PgPool) {
+    let app = TestApp::new(pool);
+    app.create_run("r").await;
+    let edits = (0..8).map(|i| app.patch("/v1/runs/r", json!({ "metadata": { format!("k{i}"): i } })));
+    for edited in futures::future::join_all(edits).await {
+        edited.json::<Run>(200);
+    }
+    let run: Run = app.get("/v1/runs/r").await.json(200);
+    assert_eq!((run.metadata.len(), run.revision), (8, 9));
 }

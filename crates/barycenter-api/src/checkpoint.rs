@@ -28,6 +28,65 @@ pub struct PushCheckpoint {
     pub digest_blake3: Option<String>,
 }
 
+/// Which checkpoints of a run to list, and in which order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListCheckpoints {
+    /// `created_at` (unless told), `step`, or the name of a metric; checkpoints without the metric are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sort: Option<String>,
+    /// `asc` or `desc`; unless told, `created_at` and `step` go down and metrics go up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<SortOrder>,
+    /// Comma-separated tags; a checkpoint has all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// Least step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_step: Option<i64>,
+    /// Greatest step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_step: Option<i64>,
+    /// Comma-separated conditions on metrics with `<`, `<=`, `>`, `>=` or `=`, as `val_loss<0.5`; all hold.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<String>,
+    /// Stored at this time or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_from: Option<DateTime<Utc>>,
+    /// Stored before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_before: Option<DateTime<Utc>>,
+    /// Items a page, 1 to 1000; 100 unless told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_size: Option<u32>,
+    /// The `next_page_token` of the page before; it belongs to its sort and order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_token: Option<String>,
+}
+
+/// Which end of a list comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SortOrder {
+    /// Smallest first.
+    Asc,
+    /// Greatest first.
+    Desc,
+}
+
+/// What is reported about a checkpoint after it was pushed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EditCheckpoint {
+    /// Metrics to set; `null` removes one, those not named stay.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, Option<f64>>,
+    /// All tags, in place of those before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<String>>,
+}
+
 /// A stored checkpoint.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Checkpoint {
@@ -51,6 +110,9 @@ pub struct Checkpoint {
     pub layout_blake3: String,
     /// Number of tensors.
     pub tensor_count: u64,
+    /// Whether it is kept whatever the retention rules say.
+    #[serde(default)]
+    pub pinned: bool,
     /// When it was stored.
     pub created_at: DateTime<Utc>,
 }

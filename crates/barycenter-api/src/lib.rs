@@ -3,6 +3,7 @@
 //! Every request refuses unknown fields; every response may gain fields, so clients ignore those they do not know.
 //! Times are RFC 3339 in UTC, identifiers are `UUIDv7`, sizes are bytes, digests are lower-case hexadecimal BLAKE3.
 
+mod alias;
 mod artifact;
 mod binary;
 mod candidate_set;
@@ -10,6 +11,7 @@ mod checkpoint;
 #[cfg(feature = "client")]
 pub mod client;
 mod dataset;
+mod deletion;
 mod history;
 mod job;
 mod lease;
@@ -22,11 +24,16 @@ mod spec;
 pub mod tree;
 mod upload;
 
-pub use artifact::{Artifact, Manifest, ManifestCandidate};
+pub use alias::{Alias, SetAlias};
+pub use artifact::{Artifact, EditArtifact, Lineage, Manifest, ManifestCandidate, ManifestDataset};
 pub use binary::{Bytes64, Floats};
-pub use candidate_set::{CandidateSet, CandidateSetRule, CreateCandidateSet, Direction, Member};
-pub use checkpoint::{Checkpoint, PushCheckpoint, TensorInfo};
+pub use candidate_set::{
+    Among, CandidateSet, CandidateSetDiff, CandidateSetRule, CreateCandidateSet, Direction, ListCandidateSets, Member,
+    PlacedMember,
+};
+pub use checkpoint::{Checkpoint, EditCheckpoint, ListCheckpoints, PushCheckpoint, SortOrder, TensorInfo};
 pub use dataset::{Dataset, DatasetKind, Normalisation, PushDataset};
+pub use deletion::{Deleted, DoomedCheckpoint, KeepBest, Retention, RetentionPreview};
 pub use history::{CandidateRef, CoefficientTable, History, HistoryQuery, HistorySnapshot, TableFormat, TableQuery};
 pub use job::{
     Attempt, AttemptState, Job, JobFailure, JobQuery, JobState, JobSummary, ListJobs, MemoryEstimate, Phase, Progress,
@@ -41,7 +48,7 @@ pub use problem::{FieldError, Problem};
 pub use report::{
     Evaluated, Evaluation, FitReport, Geometry, LoraReport, NearDuplicate, NotAveraged, PhaseTime, Report,
 };
-pub use run::{CreateRun, Run};
+pub use run::{CreateRun, EditRun, Run};
 pub use spec::{
     Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, FloatDtype,
     Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,

@@ -1,7 +1,7 @@
 //! Training runs.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -20,6 +20,26 @@ pub struct CreateRun {
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
+/// Changes to a run; what is absent stays as it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EditRun {
+    /// New description; `null` removes it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub description: Option<Option<String>>,
+    /// A merge patch (RFC 7396) of the metadata: `null` removes a key, objects merge, everything else replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object)]
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// Tells a field that is `null` from one that is absent.
+#[expect(clippy::option_option, reason = "absent, `null` and a text are three things")]
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
 /// A training run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Run {
@@ -34,6 +54,9 @@ pub struct Run {
     pub metadata: serde_json::Map<String, serde_json::Value>,
     /// Checkpoints stored so far.
     pub checkpoint_count: u64,
+    /// Moves on with every edit of description or metadata; in quotes it is the run's `ETag`.
+    #[serde(default)]
+    pub revision: i64,
     /// When it was opened.
     pub created_at: DateTime<Utc>,
 }

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use barycenter_api::{Artifact, client::Client};
+use barycenter_api::{Artifact, EditArtifact, client::Client};
 use barycenter_core::{checkpoint::CheckpointFile, merge::Policy};
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use uuid::Uuid;
 
 use crate::{
     average::Average,
+    deletion,
     exit::{Outcome, usage},
     output::{self, Output},
     progress::Bar,
@@ -34,6 +36,32 @@ pub enum ArtifactCommand {
         /// Replace the file where there is one.
         #[arg(long)]
         force: bool,
+    },
+    /// Delete an artifact that no alias names.
+    Delete {
+        /// Id of a job or of an artifact.
+        id: Uuid,
+    },
+    /// Bring a deleted artifact back.
+    Undelete {
+        /// Its id.
+        artifact_id: Uuid,
+    },
+    /// Set when an artifact deletes itself, unless an alias names it then.
+    Expire {
+        /// Id of a job or of an artifact.
+        id: Uuid,
+        /// The time (RFC 3339).
+        #[arg(long, value_name = "TIME", required_unless_present = "never")]
+        at: Option<DateTime<Utc>>,
+        /// It does not.
+        #[arg(long, conflicts_with = "at")]
+        never: bool,
+    },
+    /// Print where an artifact comes from: job, candidate set, checkpoints, datasets, as JSON.
+    Lineage {
+        /// Id of a job or of an artifact.
+        id: Uuid,
     },
     /// Print the manifest: candidates, coefficients, spec and report, as JSON.
     Manifest {
@@ -62,6 +90,19 @@ pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> 
                 tokio::task::spawn_blocking(move || cut(&file, &out, size, quiet)).await??;
             }
             output.show(&artifact)?;
+        }
+        ArtifactCommand::Delete { id } => {
+            let id = find(client, id).await?.artifact_id;
+            deletion::tell(output, &format!("the artifact {id}"), &client.delete_artifact(id).await?)?;
+        }
+        ArtifactCommand::Undelete { artifact_id } => output.show(&client.undelete_artifact(artifact_id).await?)?,
+        ArtifactCommand::Expire { id, at, never: _ } => {
+            let id = find(client, id).await?.artifact_id;
+            output.show(&client.edit_artifact(id, &EditArtifact { expires_at: at }).await?)?;
+        }
+        ArtifactCommand::Lineage { id } => {
+            let artifact = find(client, id).await?;
+            output::write_json(&client.lineage(artifact.artifact_id).await?)?;
         }
         ArtifactCommand::Manifest { id } => {
             let artifact = find(client, id).await?;

@@ -11,8 +11,13 @@ use anyhow::Context;
 use barycenter_api::{Checkpoint, PushCheckpoint, UploadTarget, client::Client};
 use barycenter_core::checkpoint::{self, OpenOptions};
 use clap::{Args, Subcommand};
+use uuid::Uuid;
 
+mod tracking;
+
+use self::tracking::{EditArguments, ListArguments, Named};
 use crate::{
+    deletion,
     exit::{Outcome, usage},
     output::Output,
     progress::Bar,
@@ -33,11 +38,22 @@ pub enum CheckpointCommand {
     ///
     /// Without --step, the step of each file is read from its name: the digits after `step`, else its last digits.
     Push(PushArguments),
-    /// List the checkpoints of a run, newest first.
-    List {
-        /// Name or id of the run.
-        #[arg(long)]
-        run: String,
+    /// List the checkpoints of a run, newest first unless told otherwise.
+    List(ListArguments),
+    /// Show a checkpoint.
+    Show(Named),
+    /// Report metrics and tags of a checkpoint that was pushed before.
+    Edit(EditArguments),
+    /// Pin a checkpoint: no retention rule and no deletion takes it.
+    Pin(Named),
+    /// Unpin a checkpoint.
+    Unpin(Named),
+    /// Delete a checkpoint that is neither pinned nor needed.
+    Delete(Named),
+    /// Bring a deleted checkpoint back.
+    Undelete {
+        /// Its id.
+        checkpoint_id: Uuid,
     },
 }
 
@@ -72,18 +88,34 @@ pub struct PushArguments {
 
 /// `name=value` to `name:value`, as the API writes it.
 fn metric(text: &str) -> Result<String, String> {
+    named_value(text).map(|(name, value)| format!("{name}:{value}"))
+}
+
+/// Reads `name=value`.
+fn named_value(text: &str) -> Result<(String, f64), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     let value: f64 = value.trim().parse().map_err(|_| format!("`{value}` is not a number"))?;
     if name.is_empty() || name.contains([',', ':']) || !value.is_finite() {
         return Err("a name without `,` and `:` and a finite value are needed".into());
     }
-    Ok(format!("{name}:{value}"))
+    Ok((name.to_owned(), value))
 }
 
 pub async fn run(client: &Client, output: &Output, command: CheckpointCommand) -> anyhow::Result<Outcome> {
     match command {
         CheckpointCommand::Push(arguments) => push(client, output, &arguments).await?,
-        CheckpointCommand::List { run } => output.list(&client.list_checkpoints(&run).await?)?,
+        CheckpointCommand::List(arguments) => output.list(&arguments.list(client).await?)?,
+        CheckpointCommand::Show(named) => output.show(&named.find(client).await?)?,
+        CheckpointCommand::Edit(arguments) => output.show(&arguments.edit(client).await?)?,
+        CheckpointCommand::Pin(named) => output.show(&named.pin(client, true).await?)?,
+        CheckpointCommand::Delete(named) => {
+            let id = named.find(client).await?.checkpoint_id;
+            deletion::tell(output, &format!("the checkpoint {id}"), &client.delete_checkpoint(id).await?)?;
+        }
+        CheckpointCommand::Undelete { checkpoint_id } => {
+            output.show(&client.undelete_checkpoint(checkpoint_id).await?)?;
+        }
+        CheckpointCommand::Unpin(named) => output.show(&named.pin(client, false).await?)?,
     }
     Ok(Outcome::Success)
 }

@@ -10,6 +10,7 @@ use clap::{Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use crate::{
+    deletion,
     exit::Outcome,
     output::{self, Format, Output},
     progress::Bar,
@@ -56,6 +57,16 @@ pub enum JobCommand {
     },
     /// Ask for a job to end.
     Cancel {
+        /// Its id.
+        job: Uuid,
+    },
+    /// Delete a job that has ended and whose artifact, if it made one, is deleted.
+    Delete {
+        /// Its id.
+        job: Uuid,
+    },
+    /// Bring a deleted job back.
+    Undelete {
         /// Its id.
         job: Uuid,
     },
@@ -114,6 +125,10 @@ pub async fn run(client: &Client, output: &Output, command: JobCommand) -> anyho
             let job = client.cancel_job(job).await?;
             output.show(&job)?;
         }
+        JobCommand::Delete { job } => {
+            deletion::tell(output, &format!("the job {job}"), &client.delete_job(job).await?)?;
+        }
+        JobCommand::Undelete { job } => output.show(&client.undelete_job(job).await?)?,
         JobCommand::Coefficients { job, format } => coefficients(client, output, job, format).await?,
         JobCommand::History { job, format } => {
             tables::print_history(client, output, job, chosen(output, format)).await?;

@@ -1,6 +1,8 @@
 //! How the API's things look to a person.
 
-use barycenter_api::{Artifact, CandidateSet, CandidateSetRule, Checkpoint, Dataset, Direction, Job, JobSummary, Run};
+use barycenter_api::{
+    Alias, Among, Artifact, CandidateSet, CandidateSetRule, Checkpoint, Dataset, Direction, Job, JobSummary, Run,
+};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -32,13 +34,27 @@ impl Shown for Run {
     fn details(&self) -> Vec<(&'static str, String)> {
         let mut pairs: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
         pairs.extend(self.description.clone().map(|text| ("description", text)));
+        pairs.push(("revision", self.revision.to_string()));
         pairs.extend(self.metadata.iter().map(|(key, value)| ("metadata", format!("{key}: {value}"))));
         pairs
     }
 }
 
+impl Shown for Alias {
+    const COLUMNS: &'static [&'static str] = &["alias", "names", "id", "moved"];
+
+    fn id(&self) -> String {
+        self.checkpoint_id.or(self.artifact_id).map(|id| id.to_string()).unwrap_or_default()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let kind = if self.checkpoint_id.is_some() { "checkpoint" } else { "artifact" };
+        vec![self.alias.clone(), kind.to_owned(), self.id(), time(self.moved_at)]
+    }
+}
+
 impl Shown for Checkpoint {
-    const COLUMNS: &'static [&'static str] = &["step", "epoch", "metrics", "tags", "size", "created", "id"];
+    const COLUMNS: &'static [&'static str] = &["step", "epoch", "metrics", "tags", "pinned", "size", "created", "id"];
 
     fn id(&self) -> String {
         self.checkpoint_id.to_string()
@@ -51,6 +67,7 @@ impl Shown for Checkpoint {
             self.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
             metrics.join(" "),
             self.tags.join(" "),
+            if self.pinned { "pinned".to_owned() } else { String::new() },
             bytes(self.size_bytes),
             time(self.created_at),
             self.id(),
@@ -92,7 +109,7 @@ impl Shown for CandidateSet {
     fn row(&self) -> Vec<String> {
         let steps: Vec<_> = self.members.iter().map(|member| member.step.to_string()).collect();
         vec![
-            self.name.clone().unwrap_or_default(),
+            self.name.as_ref().map(|name| format!("{name} (version {})", self.version)).unwrap_or_default(),
             rule(&self.rule),
             self.members.len().to_string(),
             steps.join(" "),
@@ -164,6 +181,11 @@ impl Shown for Artifact {
         self.artifact_id.to_string()
     }
 
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let pairs = Self::COLUMNS.iter().copied().zip(self.row());
+        pairs.chain(self.expires_at.map(|at| ("expires", time(at)))).collect()
+    }
+
     fn row(&self) -> Vec<String> {
         let digest = self.digest_blake3.clone();
         vec![self.id(), self.job_id.to_string(), bytes(self.size_bytes), digest, time(self.created_at)]
@@ -173,14 +195,29 @@ impl Shown for Artifact {
 fn rule(rule: &CandidateSetRule) -> String {
     match rule {
         CandidateSetRule::Explicit { .. } => "explicit".into(),
-        CandidateSetRule::Last { count } => format!("last {count}"),
-        CandidateSetRule::Best { count, metric, direction } => {
+        CandidateSetRule::Last { count, among } => filtered(format!("last {count}"), among),
+        CandidateSetRule::Best { count, metric, direction, among } => {
             let end = if *direction == Direction::Min { "least" } else { "greatest" };
-            format!("{count} of {end} {metric}")
+            filtered(format!("{count} of {end} {metric}"), among)
         }
-        CandidateSetRule::Steps { from, to, every: 1 } => format!("steps {from} to {to}"),
-        CandidateSetRule::Steps { from, to, every } => format!("steps {from} to {to}, every {every}."),
+        CandidateSetRule::Steps { from, to, every, among } => {
+            let to = to.map(|to| format!(" to {to}")).unwrap_or_default();
+            let thinned = if *every == 1 { String::new() } else { format!(", every {every}.") };
+            filtered(format!("steps {from}{to}{thinned}"), among)
+        }
     }
+}
+
+/// The rule with its filters, as the command line writes them.
+fn filtered(rule: String, among: &Among) -> String {
+    let end = |step: Option<i64>| step.map(|step| step.to_string()).unwrap_or_default();
+    let steps = (among.from.or(among.to)).map(|_| format!("steps {}:{}", end(among.from), end(among.to)));
+    let every = among.every.map(|every| format!("every {every}."));
+    let tags = among.tags.iter().map(|tag| format!("tag {tag}"));
+    let conditions = among.conditions.clone();
+    let exclude = (!among.exclude.is_empty()).then(|| format!("without {}", among.exclude.join(" ")));
+    let filters: Vec<_> = steps.into_iter().chain(every).chain(tags).chain(conditions).chain(exclude).collect();
+    if filters.is_empty() { rule } else { format!("{rule} of {}", filters.join(", ")) }
 }
 
 /// A time to the second.

@@ -43,6 +43,27 @@ fn every_documented_line_is_understood() {
         &format!("set create --run r {ID} {ID}"),
         &format!("set show {ID}"),
         "set list --run r",
+        "set list --run r --name tail",
+        "set create --run r --best 5 --metric val_loss --min --every 2 --steps 100:900 --exclude 300,400 --name tail",
+        "set create --run r --last 5 --with-run other --tag warm --where val_loss<0.5",
+        "set create --run r --every 3",
+        "set create --run r 100 best latest",
+        &format!("set diff {ID} {ID}"),
+        "run edit resnet --description text --metadata {\"a\":1} --unset b --revision 3",
+        "run edit resnet --no-description",
+        "run alias set resnet best 1200 --new",
+        &format!("run alias set resnet prod --artifact {ID}"),
+        "run alias remove resnet best",
+        "run alias list resnet",
+        "run alias show resnet latest",
+        "checkpoint list --run r --sort val_loss --desc --where val_loss<0.5 --tag x --steps 10: --limit 5",
+        "checkpoint list --run r --created-from 2026-01-02T03:04:05Z --created-before 2026-02-02T03:04:05Z",
+        &format!("checkpoint show {ID}"),
+        "checkpoint show latest --run r",
+        "checkpoint pin 1200 --run r",
+        &format!("checkpoint unpin {ID}"),
+        "checkpoint edit 1200 --run r --metric val_loss=0.5 --unset acc --tag x",
+        "checkpoint edit best --run r --no-tags",
         "job submit -f spec.yaml --set method.bits=8 --wait",
         &format!("job submit --set-id {ID} --network mlp:features=2x2 --fit v --validate"),
         &format!("job submit --set-id {ID} --network mlp:features=2x2 --fit v --objective next_token"),
@@ -54,6 +75,24 @@ fn every_documented_line_is_understood() {
         &format!("job history {ID} --format json"),
         &format!("artifact pull {ID} --out m --force"),
         &format!("artifact manifest {ID}"),
+        &format!("artifact lineage {ID}"),
+        &format!("artifact delete {ID}"),
+        &format!("artifact undelete {ID}"),
+        &format!("artifact expire {ID} --at 2026-03-01T00:00:00Z"),
+        &format!("artifact expire {ID} --never"),
+        &format!("job delete {ID}"),
+        &format!("job undelete {ID}"),
+        &format!("set delete {ID}"),
+        &format!("set undelete {ID}"),
+        "checkpoint delete 1200 --run r",
+        &format!("checkpoint undelete {ID}"),
+        "run delete r",
+        &format!("run undelete {ID}"),
+        "run retention show r",
+        "run retention set r --keep-last 5 --keep-best 3:val_loss:min --keep-best 1:acc:max --keep-every-steps 1000",
+        "run retention clear r",
+        "run retention preview r",
+        "run retention preview r --keep-last 5",
         "average a b c --out m --weights 0.2,-0.3,1.1",
         "average a b --out m --shard-size 2GB --key model.state_dict",
         "checkpoint push a.pt --run r --step 3 --key model",
@@ -65,8 +104,14 @@ fn every_documented_line_is_understood() {
 #[test]
 fn wrong_usage_is_refused_by_name() {
     insta::assert_snapshot!(refused("barycenter set create --run r"));
-    insta::assert_snapshot!(refused("barycenter set create --run r --last 2 --steps 1:2"));
+    insta::assert_snapshot!(refused("barycenter set create --run r --last 2 --best 2 --metric m"));
     assert!(refused("barycenter set create --run r --best 4").contains("--metric"));
+    assert!(refused("barycenter set create --run r 1 2 --exclude 3").contains("--exclude"));
+    assert!(refused("barycenter set create --run r --exclude 3").contains("--last"));
+    assert!(refused("barycenter run edit r").contains("--description"));
+    assert!(refused("barycenter run alias set r best").contains("CHECKPOINT"));
+    assert!(refused("barycenter checkpoint edit 1 --run r").contains("--metric"));
+    assert!(refused("barycenter checkpoint list --run r --asc --desc").contains("--desc"));
     assert!(refused("barycenter set create --run r --steps 5").contains("FROM:TO"));
     assert!(refused("barycenter checkpoint push a --run r --metric loss").contains("NAME=VALUE"));
     assert!(refused("barycenter job show nonsense").contains("nonsense"));

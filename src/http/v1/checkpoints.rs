@@ -5,15 +5,21 @@ use axum::{
     http::{HeaderMap, Method},
     response::Response,
 };
-use barycenter_api::{Checkpoint, ListQuery, Page, PushCheckpoint, TensorInfo};
+use barycenter_api::{Checkpoint, EditCheckpoint, ListCheckpoints, Page, PushCheckpoint, SortOrder, TensorInfo};
 use utoipa_axum::routes;
 
 use crate::{
-    app::{self, checkpoints::NewCheckpoint},
-    domain::{self, checkpoint::Reported, ids::CheckpointId},
+    app::{self, AppError, AppResult, checkpoints::NewCheckpoint},
+    domain::{
+        self,
+        checkpoint::{ReportEdit, Reported, parse_tags},
+        checkpoint_list::{Bound, Cursor, Filter, ListRequest, Order, Sort},
+        ids::CheckpointId,
+        problem_code::ProblemCode,
+    },
     http::{
         ApiRouter, content,
-        extract::{Path, Query, Upload, page_request},
+        extract::{Json, Path, Query, Upload, page_size, wrong_page_token},
         problem::ApiResult,
         reply,
     },
@@ -22,9 +28,10 @@ use crate::{
 
 pub(super) fn router() -> ApiRouter {
     ApiRouter::new()
-        .routes(routes!(push_checkpoint))
+        .routes(routes!(push_checkpoint, show_named_checkpoint))
         .routes(routes!(list_checkpoints))
-        .routes(routes!(show_checkpoint))
+        .routes(routes!(show_checkpoint, edit_checkpoint))
+        .routes(routes!(pin_checkpoint, unpin_checkpoint))
         .routes(routes!(read_checkpoint))
         .routes(routes!(list_tensors))
 }
@@ -43,6 +50,7 @@ impl From<domain::checkpoint::Checkpoint> for Checkpoint {
             digest_blake3: checkpoint.blob.digest_blake3,
             layout_blake3: checkpoint.layout_blake3,
             tensor_count: checkpoint.tensor_count,
+            pinned: checkpoint.pinned,
             created_at: checkpoint.created_at,
         }
     }
@@ -77,19 +85,97 @@ async fn push_checkpoint(
     Ok(reply::put::<_, Checkpoint>(outcome, |checkpoint| format!("/v1/checkpoints/{}", checkpoint.checkpoint_id)))
 }
 
-/// List a run's checkpoints, newest first.
+/// Show the checkpoint of a run that a step or an alias names.
+#[utoipa::path(
+    get, path = "/v1/runs/{run}/checkpoints/{step}", tag = "checkpoints",
+    params(
+        ("run" = String, Path, description = "Id or name."),
+        ("step" = String, Path, description = "A step, `latest`, another alias or an id."),
+    ),
+    responses((status = 200, body = Checkpoint)),
+)]
+async fn show_named_checkpoint(
+    State(state): State<AppState>,
+    Path((run, name)): Path<(String, String)>,
+) -> ApiResult<axum::Json<Checkpoint>> {
+    Ok(axum::Json(app::aliases::find_named_checkpoint(&state, &run, &name).await?.into()))
+}
+
+/// List a run's checkpoints, newest first unless told otherwise.
 #[utoipa::path(
     get, path = "/v1/runs/{run}/checkpoints", tag = "checkpoints",
-    params(("run" = String, Path, description = "Id or name."), ListQuery),
+    params(("run" = String, Path, description = "Id or name."), ListCheckpoints),
     responses((status = 200, body = Page<Checkpoint>)),
 )]
 async fn list_checkpoints(
     State(state): State<AppState>,
     Path(run): Path<String>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<ListCheckpoints>,
 ) -> ApiResult<axum::Json<Page<Checkpoint>>> {
-    let checkpoints = app::checkpoints::list_checkpoints(&state, &run, page_request(&query)?).await?;
-    Ok(axum::Json(reply::page(checkpoints)))
+    let page = app::checkpoints::list_checkpoints(&state, &run, &list_request(query)?).await?;
+    let items = page.items.into_iter().map(Checkpoint::from).collect();
+    Ok(axum::Json(Page { items, next_page_token: page.next.map(|cursor| cursor.to_string()) }))
+}
+
+fn list_request(query: ListCheckpoints) -> AppResult<ListRequest> {
+    let wrong = |field, detail| AppError::fault(ProblemCode::InvalidQuery, field, detail);
+    let order = query.order.map(|order| match order {
+        SortOrder::Asc => Order::Ascending,
+        SortOrder::Desc => Order::Descending,
+    });
+    let sort = Sort::parse(query.sort.as_deref(), order).map_err(|detail| wrong("sort", detail))?;
+    let cursor = query.page_token.map(|token| token.parse::<Cursor>());
+    let cursor = cursor.transpose().map_err(|()| wrong_page_token())?;
+    if cursor.as_ref().is_some_and(|cursor| cursor.sort != sort) {
+        return Err(wrong_page_token());
+    }
+    let filter = Filter {
+        tags: parse_tags(&query.tag.unwrap_or_default()).map_err(|invalid| wrong("tag", invalid.detail))?,
+        from_step: query.from_step,
+        to_step: query.to_step,
+        created_from: query.created_from,
+        created_before: query.created_before,
+        bounds: Bound::parse_list(&query.conditions.unwrap_or_default()).map_err(|detail| wrong("where", detail))?,
+    };
+    Ok(ListRequest { filter, sort, after: cursor.map(|cursor| cursor.position), size: page_size(query.page_size)? })
+}
+
+/// Report about a checkpoint after it was pushed: metrics are merged, tags are replaced.
+#[utoipa::path(
+    patch, path = "/v1/checkpoints/{checkpoint_id}", tag = "checkpoints", request_body = EditCheckpoint,
+    params(("checkpoint_id" = uuid::Uuid, Path, description = "Identifier.")),
+    responses((status = 200, body = Checkpoint)),
+)]
+async fn edit_checkpoint(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    body: Json<EditCheckpoint>,
+) -> ApiResult<axum::Json<Checkpoint>> {
+    let id: CheckpointId = id.parse()?;
+    let edit = ReportEdit { metrics: body.value.metrics, tags: body.value.tags };
+    Ok(axum::Json(app::checkpoint_edits::edit_checkpoint(&state, id, edit).await?.into()))
+}
+
+/// Pin a checkpoint: no retention rule and no deletion takes it.
+#[utoipa::path(
+    put, path = "/v1/checkpoints/{checkpoint_id}/pin", tag = "checkpoints",
+    params(("checkpoint_id" = uuid::Uuid, Path, description = "Identifier.")),
+    responses((status = 200, body = Checkpoint)),
+)]
+async fn pin_checkpoint(State(state): State<AppState>, Path(id): Path<String>) -> ApiResult<axum::Json<Checkpoint>> {
+    let id: CheckpointId = id.parse()?;
+    Ok(axum::Json(app::checkpoint_edits::pin_checkpoint(&state, id, true).await?.into()))
+}
+
+/// Unpin a checkpoint.
+#[utoipa::path(
+    delete, path = "/v1/checkpoints/{checkpoint_id}/pin", tag = "checkpoints",
+    params(("checkpoint_id" = uuid::Uuid, Path, description = "Identifier.")),
+    responses((status = 200, body = Checkpoint)),
+)]
+async fn unpin_checkpoint(State(state): State<AppState>, Path(id): Path<String>) -> ApiResult<axum::Json<Checkpoint>> {
+    let id: CheckpointId = id.parse()?;
+    Ok(axum::Json(app::checkpoint_edits::pin_checkpoint(&state, id, false).await?.into()))
 }
 
 /// Show a checkpoint.

@@ -1,11 +1,15 @@
 //! `/v1`: one file for each group of endpoints.
 
+mod aliases;
 mod artifacts;
 mod candidate_sets;
 mod checkpoints;
 mod datasets;
+mod deletion;
 mod jobs;
 mod leases;
+mod retention;
+mod rules;
 mod runs;
 mod tus;
 mod uploads;
@@ -16,6 +20,7 @@ use super::ApiRouter;
 pub(super) fn router() -> ApiRouter {
     ApiRouter::new()
         .merge(runs::router())
+        .merge(aliases::router())
         .merge(checkpoints::router())
         .merge(candidate_sets::router())
         .merge(datasets::router())
@@ -24,4 +29,6 @@ pub(super) fn router() -> ApiRouter {
         .merge(artifacts::router())
         .merge(uploads::router())
         .merge(tus::router())
+        .merge(retention::router())
+        .merge(deletion::router())
 }

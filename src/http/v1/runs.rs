@@ -5,15 +5,18 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use barycenter_api::{CreateRun, ListQuery, Page, Run};
+use barycenter_api::{CreateRun, EditRun, ListQuery, Page, Run};
 use utoipa_axum::routes;
 
 use crate::{
-    app::{self, runs::NewRun},
+    app::{
+        self,
+        runs::{NewRun, RunEdit},
+    },
     domain,
     http::{
         ApiRouter,
-        extract::{Json, Path, Query, page_request},
+        extract::{Condition, Json, Path, Query, page_request},
         problem::ApiResult,
         reply,
     },
@@ -21,7 +24,7 @@ use crate::{
 };
 
 pub(super) fn router() -> ApiRouter {
-    ApiRouter::new().routes(routes!(create_run, list_runs)).routes(routes!(show_run))
+    ApiRouter::new().routes(routes!(create_run, list_runs)).routes(routes!(show_run, edit_run))
 }
 
 impl From<domain::run::Run> for Run {
@@ -32,6 +35,7 @@ impl From<domain::run::Run> for Run {
             description: run.description,
             metadata: run.metadata,
             checkpoint_count: run.checkpoint_count,
+            revision: run.revision,
             created_at: run.created_at,
         }
     }
@@ -64,8 +68,29 @@ async fn list_runs(State(state): State<AppState>, Query(query): Query<ListQuery>
 /// Show a run.
 #[utoipa::path(
     get, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path, description = "Id or name.")),
-    responses((status = 200, body = Run)),
+    responses((status = 200, body = Run, headers(("ETag" = String, description = "Version of description and metadata.")))),
 )]
-async fn show_run(State(state): State<AppState>, Path(run): Path<String>) -> ApiResult<axum::Json<Run>> {
-    Ok(axum::Json(app::runs::find_run(&state, &run).await?.into()))
+async fn show_run(State(state): State<AppState>, Path(run): Path<String>) -> ApiResult<Response> {
+    let run = app::runs::find_run(&state, &run).await?;
+    Ok(reply::tagged(&run.revision.to_string(), Run::from(run)))
+}
+
+/// Edit a run: a merge patch (RFC 7396) of description and metadata.
+#[utoipa::path(
+    patch, path = "/v1/runs/{run}", tag = "runs", request_body = EditRun,
+    params(
+        ("run" = String, Path, description = "Id or name."),
+        ("If-Match" = Option<String>, Header, description = "Edit only what still has this `ETag`."),
+    ),
+    responses((status = 200, body = Run, headers(("ETag" = String, description = "The new version.")))),
+)]
+async fn edit_run(
+    State(state): State<AppState>,
+    Path(run): Path<String>,
+    Condition(precondition): Condition,
+    body: Json<EditRun>,
+) -> ApiResult<Response> {
+    let EditRun { description, metadata } = body.value;
+    let run = app::runs::edit_run(&state, &run, RunEdit { description, metadata }, &precondition).await?;
+    Ok(reply::tagged(&run.revision.to_string(), Run::from(run)))
 }

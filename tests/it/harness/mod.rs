@@ -14,7 +14,9 @@ use axum::{
 };
 use barycenter::{
     app::reaper,
-    config::{AuthConfig, Config, DatabaseConfig, HttpConfig, LeaseConfig, StorageConfig, UploadConfig},
+    config::{
+        AuthConfig, Config, DatabaseConfig, DeletionConfig, HttpConfig, LeaseConfig, StorageConfig, UploadConfig,
+    },
     domain::clock::ManualClock,
     http,
     state::AppState,
@@ -71,6 +73,18 @@ impl TestApp {
 
     pub async fn post(&self, path: &str, body: serde_json::Value) -> TestResponse {
         self.send(json_request(Method::POST, path, &body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: serde_json::Value) -> TestResponse {
+        self.send(json_request(Method::PATCH, path, &body)).await
+    }
+
+    pub async fn put_json(&self, path: &str, body: serde_json::Value) -> TestResponse {
+        self.send(json_request(Method::PUT, path, &body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> TestResponse {
+        self.send(Request::delete(path).body(Body::empty()).unwrap()).await
     }
 
     pub async fn put(&self, path: &str, bytes: impl Into<Body>) -> TestResponse {
@@ -139,5 +153,6 @@ fn config() -> Config {
             upload_patience_hours: 72,
             min_part_bytes: 1024,
         },
+        deletion: DeletionConfig { delete_grace_seconds: 3600 },
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::{ByteCounter, Client, Expected, Result};
-use crate::{Artifact, Manifest};
+use crate::{Artifact, Lineage, Manifest};
 
 impl Client {
     /// An artifact by id.
@@ -16,6 +16,11 @@ impl Client {
     /// Everything needed to make an artifact again.
     pub async fn manifest(&self, artifact_id: Uuid) -> Result<Manifest> {
         self.fetch(&self.url(&["artifacts", &artifact_id.to_string(), "manifest"]), &()).await
+    }
+
+    /// Where an artifact comes from.
+    pub async fn lineage(&self, artifact_id: Uuid) -> Result<Lineage> {
+        self.fetch(&self.url(&["artifacts", &artifact_id.to_string(), "lineage"]), &()).await
     }
 
     /// Downloads an artifact's safetensors file and verifies its digest, see [`Client::download`].

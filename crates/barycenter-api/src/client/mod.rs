@@ -9,6 +9,7 @@ mod exchange;
 mod jobs;
 mod leases;
 mod runs;
+mod tracking;
 mod transfer;
 mod uploads;
 
@@ -19,6 +20,7 @@ use reqwest::{
     Url,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
+pub use tracking::Unless;
 pub use transfer::{ByteCounter, Expected};
 
 /// The longest that the server waits in a long poll, in seconds.
