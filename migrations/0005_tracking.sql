@@ -39,7 +39,7 @@ create table checkpoint_metrics (
     step bigint not null,
     primary key (checkpoint_id, name)
 );
-create index checkpoint_metrics_by_value on checkpoint_metrics (run_id, name, value, step);
+create index checkpoint_metrics_by_value on checkpoint_metrics (run_id, name, value, step) include (checkpoint_id);
 
 insert into checkpoint_metrics (checkpoint_id, name, value, run_id, step)
 select checkpoint_id, metric.key, metric.value::double precision, run_id, step

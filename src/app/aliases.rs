@@ -122,7 +122,7 @@ pub async fn find_alias(state: &AppState, run: &str, alias: &str) -> AppResult<A
     let mut conn = connection(state).await?;
     let run = find_run_with(&mut conn, run).await?;
     let found = match alias {
-        LATEST => db::checkpoints::find_latest_checkpoint(&mut conn, run.run_id).await?.map(latest),
+        LATEST => db::checkpoints::find_latest_checkpoint(&mut conn, run.run_id).await?.as_ref().map(latest),
         _ => db::aliases::find_alias(&mut conn, run.run_id, alias).await?,
     };
     found.ok_or_else(|| alias_not_found(&run.name, alias))
@@ -134,11 +134,11 @@ pub async fn list_aliases(state: &AppState, run: &str) -> AppResult<Vec<Alias>> 
     let run_id = find_run_with(&mut conn, run).await?.run_id;
     let newest = db::checkpoints::find_latest_checkpoint(&mut conn, run_id).await?;
     let own = db::aliases::list_aliases(&mut conn, run_id).await?;
-    Ok(newest.map(latest).into_iter().chain(own).collect())
+    Ok(newest.as_ref().map(latest).into_iter().chain(own).collect())
 }
 
 /// The alias that moves by itself; its version is the checkpoint's id.
-fn latest(checkpoint: Checkpoint) -> Alias {
+fn latest(checkpoint: &Checkpoint) -> Alias {
     Alias {
         run_id: checkpoint.run_id,
         alias: LATEST.to_owned(),

@@ -27,7 +27,7 @@ macro_rules! page {
             r#"select checkpoint_id, c.run_id, c.step, epoch, metrics as "metrics: _", tags, digest_blake3, size_bytes,
                    object_key, layout_blake3, tensor_count, pinned_at is not null as "pinned!", c.created_at
                from "# + $source + r#" join blobs using (digest_blake3) join layouts using (layout_blake3)
-               where c.run_id = $1 and c.deleted_at is null and c.step between $2 and $3
+               where c.deleted_at is null and c.step between $2 and $3
                  and c.tags @> $4 and c.created_at >= $5 and c.created_at < $6
                  and (cardinality($7::text[]) = 0 or (
                      select bool_and(coalesce((c.metrics ->> bound.name)::float8 between bound.low and bound.high, false))
@@ -88,12 +88,21 @@ async fn by_step(conn: &mut PgConnection, run_id: RunId, request: &ListRequest) 
     };
     Ok(match request.sort.order {
         Order::Ascending => {
-            page!(conn, run_id, filter, limit, "checkpoints c", "c.step > $11", "c.step", after.unwrap_or(-1))
+            page!(
+                conn,
+                run_id,
+                filter,
+                limit,
+                "checkpoints c",
+                "c.run_id = $1 and c.step > $11",
+                "c.step",
+                after.unwrap_or(-1)
+            )
         }
         Order::Descending => {
             // The greatest step there is has nothing above it that a strict bound could name.
             let most = after.map_or(i64::MAX, |step| step.saturating_sub(1));
-            page!(conn, run_id, filter, limit, "checkpoints c", "c.step <= $11", "c.step desc", most)
+            page!(conn, run_id, filter, limit, "checkpoints c", "c.run_id = $1 and c.step <= $11", "c.step desc", most)
         }
     })
 }
@@ -113,7 +122,7 @@ async fn by_time(conn: &mut PgConnection, run_id: RunId, request: &ListRequest) 
                 filter,
                 limit,
                 "checkpoints c",
-                "(c.created_at, c.checkpoint_id) > ($11, $12)",
+                "c.run_id = $1 and (c.created_at, c.checkpoint_id) > ($11, $12)",
                 "c.created_at, c.checkpoint_id",
                 at,
                 id
@@ -127,7 +136,7 @@ async fn by_time(conn: &mut PgConnection, run_id: RunId, request: &ListRequest) 
                 filter,
                 limit,
                 "checkpoints c",
-                "(c.created_at, c.checkpoint_id) < ($11, $12)",
+                "c.run_id = $1 and (c.created_at, c.checkpoint_id) < ($11, $12)",
                 "c.created_at desc, c.checkpoint_id desc",
                 at,
                 id
@@ -136,7 +145,8 @@ async fn by_time(conn: &mut PgConnection, run_id: RunId, request: &ListRequest) 
     })
 }
 
-/// Walks `checkpoint_metrics`; a condition on the metric itself bounds the walk.
+/// Walks `checkpoint_metrics`; a condition on the metric itself bounds the walk. The run is asked for there alone: asked for twice,
+/// the planner takes the two for independent, expects one row, and sorts them all.
 async fn by_metric(
     conn: &mut PgConnection,
     run_id: RunId,

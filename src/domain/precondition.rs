@@ -22,8 +22,9 @@ impl Precondition {
             (None, Some("*")) => Ok(Self::Absent),
             (Some("*"), None) => Ok(Self::Present),
             (Some(tags), None) => {
-                let tags: Option<Vec<_>> = tags.split(',').map(|tag| strong_tag(tag.trim())).collect();
-                Ok(Self::OneOf(tags.ok_or("`If-Match` holds no list of quoted tags")?.into_iter().flatten().collect()))
+                let tags: Option<Vec<_>> = tags.split(',').map(|tag| read_tag(tag.trim())).collect();
+                let tags = tags.ok_or("`If-Match` holds no list of quoted tags")?.into_iter();
+                Ok(Self::OneOf(tags.filter(|(strong, _)| *strong).map(|(_, tag)| tag).collect()))
             }
             (None, Some(_)) => Err("`If-None-Match` of a change can only be `*`".to_owned()),
             (Some(_), Some(_)) => Err("`If-Match` and `If-None-Match` exclude each other".to_owned()),
@@ -40,16 +41,11 @@ impl Precondition {
     }
 }
 
-/// The inside of a quoted tag; `Some(None)` for a weak one, `None` for what is no tag.
-fn strong_tag(text: &str) -> Option<Option<String>> {
-    let inside = |text: &str| {
-        let inside = text.strip_prefix('"')?.strip_suffix('"')?;
-        (!inside.contains('"')).then(|| inside.to_owned())
-    };
-    match text.strip_prefix("W/") {
-        Some(weak) => inside(weak).map(|_| None),
-        None => inside(text).map(Some),
-    }
+/// Whether a tag is strong, and its inside; `None` for what is no tag.
+fn read_tag(text: &str) -> Option<(bool, String)> {
+    let weak = text.strip_prefix("W/");
+    let inside = weak.unwrap_or(text).strip_prefix('"')?.strip_suffix('"')?;
+    (!inside.contains('"')).then(|| (weak.is_none(), inside.to_owned()))
 }
 
 #[cfg(test)]

@@ -115,19 +115,19 @@ fn best(choices: Vec<Choice>, count: usize, metric: &str, direction: Direction) 
 
 /// Says how many report the metric, which steps lack it, and what is reported instead.
 fn lacking(count: usize, metric: &str, with: &[Choice], without: &[Choice]) -> String {
-    let mut text = format!("needs {count} members; {} such checkpoints report the metric `{metric}`", with.len());
+    let text = format!("needs {count} members; {} such checkpoints report the metric `{metric}`", with.len());
     if without.is_empty() {
         return text;
     }
     let steps: Vec<String> = without.iter().take(MOST_NAMED).map(|choice| choice.step.to_string()).collect();
     let more = if without.len() > MOST_NAMED { ", …" } else { "" };
-    text.push_str(&format!("; {} lack it (steps {}{more})", without.len(), steps.join(", ")));
+    let text = format!("{text}; {} lack it (steps {}{more})", without.len(), steps.join(", "));
     let others: BTreeSet<&str> = without.iter().flat_map(|choice| choice.metrics.keys().map(String::as_str)).collect();
-    if !others.is_empty() {
-        let names: Vec<String> = others.into_iter().take(MOST_NAMED).map(|name| format!("`{name}`")).collect();
-        text.push_str(&format!(" and report {}", names.join(", ")));
+    if others.is_empty() {
+        return text;
     }
-    text
+    let names: Vec<String> = others.into_iter().take(MOST_NAMED).map(|name| format!("`{name}`")).collect();
+    format!("{text} and report {}", names.join(", "))
 }
 
 #[cfg(test)]

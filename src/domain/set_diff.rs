@@ -32,7 +32,9 @@ pub fn diff(from: &[CheckpointId], to: &[CheckpointId]) -> Diff {
         }
     }
     let mut still_there = vec![false; from.len()];
-    shared.iter().for_each(|&(from_place, _)| still_there[from_place] = true);
+    for &(from_place, _) in &shared {
+        still_there[from_place] = true;
+    }
     result.removed = (0..from.len()).filter(|&place| !still_there[place]).collect();
     let stays = longest_rising(&shared.iter().map(|&(from_place, _)| from_place).collect::<Vec<_>>());
     for (places, stays) in shared.into_iter().zip(stays) {

@@ -44,14 +44,14 @@ pub enum RetentionCommand {
 #[derive(Clone, Debug, Args)]
 pub struct RuleArguments {
     /// Keep the checkpoints of the N highest steps.
-    #[arg(long, value_name = "N")]
-    keep_last: Option<u32>,
+    #[arg(long = "keep-last", value_name = "N")]
+    last: Option<u32>,
     /// Keep the N best by a metric; may be given several times.
-    #[arg(long, value_name = "N:METRIC:min|max", value_parser = keep_best)]
-    keep_best: Vec<KeepBest>,
+    #[arg(long = "keep-best", value_name = "N:METRIC:min|max", value_parser = keep_best)]
+    best: Vec<KeepBest>,
     /// Keep those whose step is a multiple of M.
-    #[arg(long, value_name = "M", value_parser = clap::value_parser!(i64).range(1..))]
-    keep_every_steps: Option<i64>,
+    #[arg(long = "keep-every-steps", value_name = "M", value_parser = clap::value_parser!(i64).range(1..))]
+    every_steps: Option<i64>,
 }
 
 /// Reads `N:METRIC:min` or `N:METRIC:max`.
@@ -70,7 +70,7 @@ fn keep_best(text: &str) -> Result<KeepBest, String> {
 
 impl From<RuleArguments> for Retention {
     fn from(rules: RuleArguments) -> Self {
-        Self { last: rules.keep_last.unwrap_or(0), best: rules.keep_best, every_steps: rules.keep_every_steps }
+        Self { last: rules.last.unwrap_or(0), best: rules.best, every_steps: rules.every_steps }
     }
 }
 

@@ -18,7 +18,7 @@ pub enum SetCommand {
     ///
     /// --steps, --every, --tag, --where and --exclude say what is chosen among; --last or --best choose. Without the latter, all
     /// that is left is taken. The rule is kept; the members never change.
-    Create(CreateArguments),
+    Create(Box<CreateArguments>),
     /// List the candidate sets of a run, newest first.
     List {
         /// Name or id of the run.
