@@ -128,6 +128,9 @@ create index artifacts_deleted_at_idx on artifacts (deleted_at) where deleted_at
 create index artifacts_expires_at_idx on artifacts (expires_at) where expires_at is not null and deleted_at is null;
 create index runs_deleted_at_idx on runs (deleted_at) where deleted_at is not null;
 
+-- Whether the object lies where somebody else keeps it, so that it is never deleted and no byte of it is ever freed.
+alter table blobs add column registered boolean not null generated always as (object_key like '%://%') stored;
+
 -- Objects whose blob is gone, until the store has deleted them: a collection that dies in between is taken up by the next.
 create table freed_objects (
     object_key text primary key,

@@ -155,10 +155,10 @@ async fn free_blobs(conn: &mut PgConnection, digests: &[String], now: DateTime<U
                and not exists (select from datasets o where o.digest_blake3 = blobs.digest_blake3)
                and not exists (select from artifacts o where o.digest_blake3 = blobs.digest_blake3)
                and not exists (select from history_chunks o where o.digest_blake3 = blobs.digest_blake3)
-             returning object_key, size_bytes
+             returning object_key, size_bytes, registered
          )
          insert into freed_objects (object_key, size_bytes, freed_at)
-         select object_key, size_bytes, $2 from freed returning size_bytes",
+         select object_key, size_bytes, $2 from freed where not registered returning size_bytes",
         digests,
         now,
     )

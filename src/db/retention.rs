@@ -121,7 +121,7 @@ pub async fn count_freed_bytes(conn: &mut PgConnection, ids: &[CheckpointId]) ->
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let bytes = sqlx::query_scalar!(
         r#"select coalesce(sum(size_bytes), 0)::bigint as "bytes!" from blobs
-           where digest_blake3 in (select digest_blake3 from checkpoints where checkpoint_id = any($1))
+           where not registered and digest_blake3 in (select digest_blake3 from checkpoints where checkpoint_id = any($1))
              and not exists (
                  select from checkpoints o where o.digest_blake3 = blobs.digest_blake3 and o.checkpoint_id <> all($1))
              and not exists (select from datasets o where o.digest_blake3 = blobs.digest_blake3)

@@ -1,10 +1,10 @@
 //! Checkpoints that lie in somebody's folder or bucket and stay there.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use axum::http::Request;
-use barycenter::storage::Store;
-use barycenter_api::Checkpoint;
+use barycenter::{app::gc, storage::Store};
+use barycenter_api::{Checkpoint, Deleted};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tempfile::TempDir;
@@ -70,9 +70,16 @@ async fn a_registered_file_is_never_deleted(pool: PgPool) {
     let app = server(pool, &folder).await;
     let file = folder.path().join("allowed/model.safetensors");
     std::fs::write(&file, checkpoint(1)).unwrap();
-    app.post(PATH, body(1, &file, &checkpoint(1))).await.json::<Checkpoint>(201);
+    let registered: Checkpoint = app.post(PATH, body(1, &file, &checkpoint(1))).await.json(201);
     let key: String = sqlx::query_scalar("select object_key from blobs").fetch_one(&app.state.pool).await.unwrap();
     app.state.store.delete(&barycenter::storage::ObjectKey::from_stored(&key)).await.unwrap();
+    assert!(file.exists());
+
+    app.delete(&format!("/v1/checkpoints/{}", registered.checkpoint_id)).await.json::<Deleted>(200);
+    app.clock.advance(Duration::from_hours(2));
+    let collected = gc::collect(&app.state).await.unwrap();
+    assert_eq!((collected.checkpoints, collected.objects, collected.bytes), (1, 0, 0));
+    assert_eq!((app.count("blobs").await, app.count("freed_objects").await), (0, 0));
     assert!(file.exists());
 }
 
