@@ -1,5 +1,5 @@
 //! Parts in a folder: each is written at its place in one file beside the object, which a rename makes the object at the
-//! end. So no byte is copied, and a part in flight holds two pieces of a mebibyte in memory.
+//! end. So no byte is copied, and a part in flight holds two pieces of half a mebibyte in memory.
 //!
 //! A part is locked while it is written, by a lock that its process's death undoes: two requests, be it of two servers on
 //! one folder, never write the same bytes at a time. Written bytes are synced before the part counts as stored.
@@ -24,7 +24,7 @@ use super::{
 /// The file's name follows the pattern of unfinished writes, so that whoever removes those removes it too.
 const SUFFIX: &str = "#0";
 /// What is gathered before it is written.
-const WRITE_BYTES: usize = 1 << 20;
+const WRITE_BYTES: usize = 512 << 10;
 
 /// Parts in a folder.
 #[derive(Clone, Debug)]

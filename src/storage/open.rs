@@ -56,7 +56,7 @@ impl Store {
     pub fn open_from_environment(url: &Url, register_prefixes: &[Url]) -> Result<Self, StorageError> {
         let settings = std::env::vars().filter(|(name, _)| name.starts_with("AWS_"));
         let settings: Vec<_> = settings.map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
-        Self::open(url, settings.clone())?.with_registered(register_prefixes, settings)
+        Self::open(url, settings.clone())?.with_registered(register_prefixes, &settings)
     }
 
     fn open_folder(url: &Url) -> Result<Self, StorageError> {

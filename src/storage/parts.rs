@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use super::{ObjectKey, StorageError, Store, folder_parts::FolderParts};
 
 /// What parts in flight may hold in memory before more of them wait.
-const BUFFER_BYTES: usize = 96 << 20;
+const BUFFER_BYTES: usize = 64 << 20;
 /// Unit in which it is handed out.
 const BUFFER_UNIT: usize = 1 << 10;
 

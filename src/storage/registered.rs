@@ -26,17 +26,13 @@ pub struct FoundObject {
 
 impl Store {
     /// The same store, where also objects below these URLs are read; `options` are as for [`Store::open`].
-    pub fn with_registered(
-        mut self,
-        prefixes: &[Url],
-        options: impl IntoIterator<Item = (String, String)> + Clone,
-    ) -> Result<Self, StorageError> {
+    pub fn with_registered(mut self, prefixes: &[Url], options: &[(String, String)]) -> Result<Self, StorageError> {
         for prefix in prefixes {
             let mut url = prefix.clone();
             if !url.path().ends_with('/') {
                 url.set_path(&format!("{}/", url.path()));
             }
-            let objects = Self::open_existing(&url, options.clone())?;
+            let objects = Self::open_existing(&url, options.iter().cloned())?;
             self.registered.push(Prefix { url, objects });
         }
         Ok(self)

@@ -18,6 +18,7 @@ mod jobs;
 mod leases;
 mod migrations;
 mod multipart;
+mod multipart_contents;
 mod multipart_faults;
 mod openapi;
 mod problems;

@@ -19,7 +19,7 @@ use crate::harness::{
 async fn server(pool: PgPool, folder: &TempDir) -> TestApp {
     std::fs::create_dir_all(folder.path().join("allowed/deep")).unwrap();
     let allowed = Url::from_directory_path(folder.path().join("allowed")).unwrap();
-    let store = Store::open(&"memory:///".parse().unwrap(), []).unwrap().with_registered(&[allowed], []).unwrap();
+    let store = Store::open(&"memory:///".parse().unwrap(), []).unwrap().with_registered(&[allowed], &[]).unwrap();
     let app = TestApp::with(pool, store, |_| {});
     app.create_run("run").await;
     app

@@ -73,14 +73,13 @@ impl PartPlan {
         if chaining_values.len() as u64 != self.part_count() {
             return None;
         }
-        let root = match chaining_values {
-            // The root of a tree is finished otherwise than its branches, see [`PartHasher::finish`].
-            [whole] => blake3::Hash::from_bytes(*whole),
-            _ => {
-                let (left, right, size) = self.split(chaining_values, self.size_bytes);
-                merge_subtrees_root(&self.merge(left, size), &self.merge(right, self.size_bytes - size), Mode::Hash)
-            }
-        };
+        // The root of a tree is finished otherwise than its branches, see [`PartHasher::finish`].
+        if let [whole] = chaining_values {
+            return Some(to_hex(whole));
+        }
+        let (left, right, size) = self.split(chaining_values, self.size_bytes);
+        let (left, right) = (self.merge(left, size), self.merge(right, self.size_bytes - size));
+        let root = merge_subtrees_root(&left, &right, Mode::Hash);
         Some(root.to_hex().to_string())
     }
 

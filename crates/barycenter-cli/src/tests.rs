@@ -35,6 +35,7 @@ fn every_documented_line_is_understood() {
         "run show resnet --server http://host:1",
         "checkpoint push a-1 a-2 --run r --tag x --tag y",
         "checkpoint push a --run r --step 3 --epoch 0.5 --metric val_loss=0.5 --metric acc=1",
+        "checkpoint push a --run r --step 3 --parallel 8",
         "checkpoint list --run r -o id",
         "dataset push validation file --scale 1/255 --mean 0.5 --std 0.2,0.2,0.2",
         "set create --run r --last 16 --name n",

@@ -96,7 +96,7 @@ fn shown(state: &AppState, upload: MultipartUpload) -> Upload {
     }
 }
 
-fn shown_part(part: upload::UploadPart) -> UploadPart {
+fn shown_part(part: &upload::UploadPart) -> UploadPart {
     UploadPart {
         number: part.number,
         size_bytes: part.size_bytes,
@@ -196,7 +196,7 @@ async fn put_part(
     let id: UploadId = id.parse()?;
     let part = part.announced(query.chaining_value_blake3);
     let received = app::multipart::receive::receive_part(&state, id, &number, part).await?;
-    Ok(axum::Json(shown_part(received)))
+    Ok(axum::Json(shown_part(&received)))
 }
 
 /// List the parts that are there, in order.
@@ -217,7 +217,7 @@ async fn list_parts(
     })?;
     let (parts, more) = app::multipart::list_parts(&state, id, after, size).await?;
     let next_page_token = parts.last().filter(|_| more).map(|part| part.number.to_string());
-    Ok(axum::Json(Page { items: parts.into_iter().map(shown_part).collect(), next_page_token }))
+    Ok(axum::Json(Page { items: parts.iter().map(shown_part).collect(), next_page_token }))
 }
 
 /// Sign URLs by which parts can be sent to the store directly, for those that are sent next.

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{CreateRun, ListQuery, PushCheckpoint};
+use crate::{CreateRun, ListQuery, PushCheckpoint, UploadTarget, tree::FileTree};
 
 /// Answers one request a connection, in the order of its script, and keeps what was asked.
 struct Server {
@@ -197,6 +197,56 @@ async fn a_refusal_before_the_end_of_an_upload_is_heard() {
     assert_eq!(pushed.unwrap_err().problem().unwrap().code, "invalid_name");
 }
 
+/// An upload of this file in parts of 1 KiB, as the server shows it.
+fn upload(size: usize, digest: &str, state: &str) -> Answer {
+    let id = "0190f3a8-0000-7000-8000-000000000001";
+    let body = format!(
+        r#"{{"upload_id":"{id}","target":{{"kind":"dataset","name":"d"}},"state":"{state}","size_bytes":{size},
+        "part_size_bytes":1024,"part_count":3,"digest_blake3":"{digest}","received_parts":1,"received_bytes":1024,
+        "checkpoint_id":null,"dataset_id":null,"created_at":"2026-01-01T00:00:00Z","lapses_at":null}}"#
+    );
+    answer("200 OK", "", body.as_bytes())
+}
+
+fn part(number: usize, chaining_value: &str) -> String {
+    format!(
+        r#"{{"number":{number},"size_bytes":1024,"chaining_value_blake3":"{chaining_value}","stored_at":"2026-01-01T00:00:00Z"}}"#
+    )
+}
+
+#[tokio::test]
+async fn only_parts_that_are_missing_or_other_are_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("large");
+    std::fs::write(&file, [vec![1; 1024], vec![2; 1024], vec![3; 100]].concat()).unwrap();
+    let tree = FileTree::read(&file, 1024).unwrap();
+    let (hex, digest) = (tree.chaining_values.iter().map(crate::tree::to_hex).collect::<Vec<_>>(), &tree.digest_blake3);
+    let there = format!(r#"{{"items":[{},{}]}}"#, part(1, &hex[0]), part(2, &hex[0]));
+    let script = vec![
+        upload(2148, digest, "open"),
+        answer("200 OK", "", there.as_bytes()),
+        answer("200 OK", "", part(2, &hex[1]).as_bytes()),
+        answer("200 OK", "", part(3, &hex[2]).as_bytes()),
+        upload(2148, digest, "completed"),
+    ];
+    let server = Server::start(script).await;
+    let target = UploadTarget::Dataset { name: "d".into(), scale: None, mean: None, std: None };
+    let last = Arc::new(Mutex::new(0));
+    let seen = Arc::clone(&last);
+    let counter = ByteCounter::new(move |n| *seen.lock().unwrap() = n);
+    server.client().push_in_parts(target, &file, 1, &counter).await.unwrap();
+    let asked: Vec<_> = server.asked().iter().map(|text| text.lines().next().unwrap().to_owned()).collect();
+    let path = "/v1/uploads/0190f3a8-0000-7000-8000-000000000001";
+    assert!(
+        asked[0].starts_with("post /v1/uploads ") && asked[1].starts_with(&format!("get {path}/parts")),
+        "{asked:?}"
+    );
+    assert!(asked[2].starts_with(&format!("put {path}/parts/2?chaining_value_blake3={}", hex[1])), "{asked:?}");
+    assert!(asked[3].starts_with(&format!("put {path}/parts/3?")), "{asked:?}");
+    assert!(asked[4].starts_with(&format!("post {path}/complete")), "{asked:?}");
+    assert_eq!((asked.len(), *last.lock().unwrap()), (5, 2148));
+}
+
 fn expected<'a>(bytes: &[u8], digest: &'a str) -> Expected<'a> {
     Expected { size_bytes: bytes.len() as u64, digest_blake3: digest }
 }
@@ -284,4 +334,6 @@ fn calls_can_be_spawned() {
     let expected = Expected { size_bytes: 0, digest_blake3: "" };
     sendable(client.download("/", Path::new("x"), expected, &ByteCounter::none()));
     sendable(client.upload_artifact(uuid::Uuid::nil(), Path::new("x"), &ByteCounter::none()));
+    let target = UploadTarget::Dataset { name: "d".into(), scale: None, mean: None, std: None };
+    sendable(client.push_in_parts(target, Path::new("x"), 2, &ByteCounter::none()));
 }
