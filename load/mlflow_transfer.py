@@ -1,8 +1,8 @@
 """A file to an MLflow server and back by MLflow's own client; prints {"up": s, "down": s}.
 
-    python load/mlflow_transfer.py FILE FOLDER
+    python load/mlflow_transfer.py FILE FOLDER OUT
 
-The server keeps artifacts in FOLDER and passes all bytes through itself, as ours does.
+The server keeps artifacts in FOLDER and passes all bytes through itself, as ours does; what is downloaded goes into OUT.
 """
 
 import json
@@ -30,7 +30,7 @@ def until_ready(url, server):
     sys.exit("mlflow server does not answer")
 
 
-def measure(url, file, folder):
+def measure(url, file, out):
     import mlflow
 
     mlflow.set_tracking_uri(url)
@@ -40,17 +40,18 @@ def measure(url, file, folder):
     client.log_artifact(run.info.run_id, str(file))
     up = time.perf_counter() - began
     began = time.perf_counter()
-    client.download_artifacts(run.info.run_id, file.name, str(folder))
+    client.download_artifacts(run.info.run_id, file.name, str(out))
     down = time.perf_counter() - began
-    if (folder / file.name).stat().st_size != file.stat().st_size:
+    if (out / file.name).stat().st_size != file.stat().st_size:
         sys.exit("mlflow gave back another size")
+    (out / file.name).unlink()
     return {"up": up, "down": down}
 
 
 def main():
-    file, folder = map(pathlib.Path, sys.argv[1:3])
+    file, folder, out = map(pathlib.Path, sys.argv[1:4])
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "out").mkdir(parents=True)
+    folder.mkdir(parents=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,7 +61,7 @@ def main():
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
             until_ready(f"http://127.0.0.1:{port}", server)
-            print(json.dumps(measure(f"http://127.0.0.1:{port}", file, folder / "out")))
+            print(json.dumps(measure(f"http://127.0.0.1:{port}", file, out)))
         finally:
             os.killpg(server.pid, 15)
             server.wait()

@@ -1,12 +1,21 @@
 //! Streaming bytes out of the store.
 
-use std::ops::Range;
+use std::{
+    fs::File,
+    io::{Seek, SeekFrom},
+    ops::Range,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore};
+use tokio::io::AsyncReadExt;
+use tokio_util::io::ReaderStream;
 
 use super::{ObjectKey, StorageError, Store};
+
+/// What is read of a file at once. The store itself reads 8 KiB, each in a task of its own.
+const READ_BYTES: usize = 1 << 18;
 
 /// Bytes of an object as they arrive.
 pub type ObjectStream = BoxStream<'static, Result<Bytes, StorageError>>;
@@ -24,7 +33,14 @@ impl Store {
             None => (&self.objects, key.path()),
         };
         let result = objects.get_opts(&path, options).await?;
-        Ok(result.into_stream().map_err(StorageError::from).boxed())
+        let range = result.range.clone();
+        match result.payload {
+            GetResultPayload::File(file, path) => {
+                let failed = move |error| StorageError::folder(&path, error);
+                Ok(stream_file(file, range).map_err(&failed)?.map_err(failed).boxed())
+            }
+            GetResultPayload::Stream(stream) => Ok(stream.map_err(StorageError::from).boxed()),
+        }
     }
 
     /// Reads a whole small object.
@@ -32,4 +48,10 @@ impl Store {
         let result = self.objects.get_opts(&key.path(), GetOptions::default()).await?;
         Ok(result.bytes().await?)
     }
+}
+
+fn stream_file(mut file: File, range: Range<u64>) -> std::io::Result<ReaderStream<impl tokio::io::AsyncRead>> {
+    file.seek(SeekFrom::Start(range.start))?;
+    let file = tokio::fs::File::from_std(file).take(range.end - range.start);
+    Ok(ReaderStream::with_capacity(file, READ_BYTES))
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{Seek, SeekFrom, Write},
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -13,7 +13,6 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use barycenter_api::client::{ByteCounter, Expected};
 use barycenter_core::checkpoint::{Dtype, TensorSpec, Writer};
-use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, buffered::BufWriter, local::LocalFileSystem};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,6 +29,9 @@ const ROUNDS: u32 = 3;
 const PARALLEL: u32 = 16;
 /// What is read and written at once.
 const PIECE: usize = 1 << 20;
+
+/// Where downloads go: into memory, or the disk of the client would be measured, and whether it is waited for.
+const DOWN: &str = "/dev/shm/barycenter-load";
 
 /// Seconds of the best round, up and down.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -51,6 +53,7 @@ impl Best {
 pub async fn measure(service: &Service, folder: &Path, peer: Option<&Path>, figures: &mut Figures) -> Result<()> {
     let file = folder.join("large.safetensors");
     write_file(&file, TENSORS)?;
+    fs::create_dir_all(DOWN)?;
     let gigabytes = fs::metadata(&file)?.len() as f64 / 1e9;
     run(service, &["run", "create", "large"])?;
     let (mut plain, mut ours, mut mlflow) = (Best::NONE, Best::NONE, Best::NONE);
@@ -58,12 +61,12 @@ pub async fn measure(service: &Service, folder: &Path, peer: Option<&Path>, figu
     for round in 0..ROUNDS {
         // Equal bytes would not be sent a second time.
         mark(&file, round)?;
-        plain.keep(copy(service, folder, &file).await?);
+        plain.keep(copy(service, &file).await?);
         service.forget_peak()?;
         let (up, expected) = push(service, &file, round).await?;
         peak_up = peak_up.max(service.peak_megabytes()?);
         service.forget_peak()?;
-        let down = pull(service, folder, round, &expected).await?;
+        let down = pull(service, &expected).await?;
         peak_down = peak_down.max(service.peak_megabytes()?);
         ours.keep(Best { up, down });
         if let Some(peer) = peer {
@@ -79,6 +82,7 @@ pub async fn measure(service: &Service, folder: &Path, peer: Option<&Path>, figu
         figures.at_least_of("1 GB up, GB/s, against MLflow", speed(ours.up), speed(mlflow.up), 2.0);
         figures.at_least_of("1 GB down, GB/s, against MLflow", speed(ours.down), speed(mlflow.down), 3.0);
     }
+    fs::remove_dir_all(DOWN)?;
     let peak = parallel(service, folder)?;
     figures.at_most(&format!("{PARALLEL} uploads at a time, peak memory of the server, MB"), peak, 200.0);
     Ok(())
@@ -111,7 +115,7 @@ fn run(service: &Service, arguments: &[&str]) -> Result<()> {
 }
 
 /// The file into the store and out of it without a server, hashed both ways, as much on the disk at the end as with one.
-async fn copy(service: &Service, folder: &Path, file: &Path) -> Result<Best> {
+async fn copy(service: &Service, file: &Path) -> Result<Best> {
     let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(&service.store)?.with_fsync(true));
     let key = object_store::path::Path::from("plain");
     let began = Instant::now();
@@ -130,13 +134,17 @@ async fn copy(service: &Service, folder: &Path, file: &Path) -> Result<Best> {
     let (up, digest) = (began.elapsed().as_secs_f64(), hasher.finalize());
 
     let (began, mut hasher) = (Instant::now(), blake3::Hasher::new());
-    let mut to = tokio::fs::File::create(folder.join("copied")).await?;
-    let mut from = store.get(&key).await?.into_stream();
-    while let Some(piece) = from.try_next().await? {
-        hasher.update(&piece);
-        to.write_all(&piece).await?;
+    let mut from = File::open(service.store.join("plain"))?;
+    let mut to = File::create(format!("{DOWN}/copied"))?;
+    loop {
+        let count = from.read(&mut piece)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&piece[..count]);
+        to.write_all(&piece[..count])?;
     }
-    to.sync_all().await?;
+    to.sync_all()?;
     let down = began.elapsed().as_secs_f64();
     ensure!(hasher.finalize() == digest, "the copy differs");
     store.delete(&key).await?;
@@ -169,8 +177,8 @@ async fn push(service: &Service, file: &Path, step: u32) -> Result<(f64, Pushed)
     Ok((up, pushed))
 }
 
-async fn pull(service: &Service, folder: &Path, round: u32, pushed: &Pushed) -> Result<f64> {
-    let to = folder.join(format!("pulled-{round}"));
+async fn pull(service: &Service, pushed: &Pushed) -> Result<f64> {
+    let to = Path::new(DOWN).join("pulled");
     let expected = Expected { size_bytes: pushed.size_bytes, digest_blake3: &pushed.digest_blake3 };
     let client = service.client()?;
     let began = Instant::now();
@@ -182,7 +190,11 @@ async fn pull(service: &Service, folder: &Path, round: u32, pushed: &Pushed) -> 
 
 /// The same file to an `MLflow` server and back, by its own client.
 fn of_mlflow(python: &Path, folder: &Path, file: &Path) -> Result<Best> {
-    let ran = Command::new(python).arg("load/mlflow_transfer.py").arg(file).arg(folder.join("mlflow")).output()?;
+    let ran = Command::new(python)
+        .arg("load/mlflow_transfer.py")
+        .arg(file)
+        .args([&folder.join("mlflow"), Path::new(DOWN)])
+        .output()?;
     ensure!(ran.status.success(), "load/mlflow_transfer.py: {}", String::from_utf8_lossy(&ran.stderr));
     Ok(serde_json::from_slice(&ran.stdout)?)
 }

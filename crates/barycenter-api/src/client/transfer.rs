@@ -17,7 +17,7 @@ use reqwest::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     fs::{File, OpenOptions},
-    io::{AsyncRead, AsyncSeekExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncSeekExt, AsyncWriteExt, BufWriter},
 };
 use tokio_util::io::ReaderStream;
 
@@ -28,6 +28,8 @@ use super::{
 
 /// A read of a file on its way up.
 const READ_BYTES: usize = 256 * 1024;
+/// What gathers before it is written to a file.
+const WRITE_BYTES: usize = 1 << 20;
 /// A download that brings nothing for so long is dead.
 const STALL: Duration = Duration::from_mins(1);
 
@@ -191,6 +193,7 @@ async fn write_all(
     size: u64,
     received: &ByteCounter,
 ) -> Result<u64> {
+    let mut file = BufWriter::with_capacity(WRITE_BYTES, file);
     loop {
         let chunk = in_time(url, STALL, answer.chunk()).await?.map_err(|e| ClientError::transport(url, e))?;
         let Some(chunk) = chunk else { break };
