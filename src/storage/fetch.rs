@@ -15,7 +15,7 @@ use tokio_util::io::ReaderStream;
 use super::{ObjectKey, StorageError, Store};
 
 /// What is read of a file at once. The store itself reads 8 KiB, each in a task of its own.
-const READ_BYTES: usize = 1 << 18;
+const READ_BYTES: usize = 1 << 19;
 
 /// Bytes of an object as they arrive.
 pub type ObjectStream = BoxStream<'static, Result<Bytes, StorageError>>;

@@ -3,12 +3,14 @@
 use std::{
     ffi::OsString,
     fmt,
+    io::Write,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use backon::Retryable;
+use bytes::Bytes;
 use futures::TryStreamExt;
 use reqwest::{
     Body, Method, Response, StatusCode, Url,
@@ -17,7 +19,9 @@ use reqwest::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     fs::{File, OpenOptions},
-    io::{AsyncRead, AsyncSeekExt, AsyncWriteExt, BufWriter},
+    io::AsyncRead,
+    sync::mpsc,
+    task::JoinHandle,
 };
 use tokio_util::io::ReaderStream;
 
@@ -28,8 +32,8 @@ use super::{
 
 /// A read of a file on its way up.
 const READ_BYTES: usize = 256 * 1024;
-/// What gathers before it is written to a file.
-const WRITE_BYTES: usize = 1 << 20;
+/// Pieces of a download that may wait for the disk, each as the connection brought it: some hundred kilobytes at most.
+const PIECES_WAITING: usize = 8;
 /// A download that brings nothing for so long is dead.
 const STALL: Duration = Duration::from_mins(1);
 
@@ -79,13 +83,12 @@ impl Client {
     pub async fn download(&self, path: &str, to: &Path, expected: Expected<'_>, received: &ByteCounter) -> Result<()> {
         let url = self.url_of_path(path)?;
         let part = part_of(to);
-        (async || self.continue_part(&url, &part, expected.size_bytes, received).await)
+        let found = (async || self.continue_part(&url, &part, expected.size_bytes, received).await)
             .retry(self.backoff())
             .when(|error| may_repeat(error, Repeat::Harmless))
             .adjust(pause)
             .notify(note_retry)
             .await?;
-        let found = digest_of(&part).await?;
         if found != expected.digest_blake3 {
             tokio::fs::remove_file(&part).await.map_err(|e| ClientError::io(&part, e))?;
             let expected = expected.digest_blake3.to_owned();
@@ -94,29 +97,33 @@ impl Client {
         tokio::fs::rename(&part, to).await.map_err(|e| ClientError::io(to, e))
     }
 
-    /// Fetches what `part` lacks of `size` bytes.
-    async fn continue_part(&self, url: &Url, part: &Path, size: u64, received: &ByteCounter) -> Result<()> {
+    /// Fetches what `part` lacks of `size` bytes; returns the digest of all of it.
+    async fn continue_part(&self, url: &Url, part: &Path, size: u64, received: &ByteCounter) -> Result<String> {
+        let failed = |error| ClientError::io(part, error);
         let mut options = OpenOptions::new();
-        let opened = options.create(true).truncate(false).write(true).open(part).await;
-        let mut file = opened.map_err(|e| ClientError::io(part, e))?;
-        let mut have = file.metadata().await.map_err(|e| ClientError::io(part, e))?.len();
+        let opened = options.create(true).truncate(false).read(true).write(true).open(part).await;
+        let file = opened.map_err(failed)?;
+        let mut have = file.metadata().await.map_err(failed)?.len();
         if have > size {
             have = 0;
         }
+        let mut answer = None;
         if have < size || size == 0 {
             let mut request = self.request(Method::GET, url);
             if have > 0 {
                 request = request.header(RANGE, format!("bytes={have}-"));
             }
-            let answer = in_time(url, STALL, request.send()).await?;
-            let answer = accepted(url, answer).await?;
-            have = first_byte(url, &answer, have)?;
-            cut(&mut file, have).await.map_err(|e| ClientError::io(part, e))?;
-            have = write_all(url, answer, &mut file, part, have, size, received).await?;
+            let accepted = accepted(url, in_time(url, STALL, request.send()).await?).await?;
+            have = first_byte(url, &accepted, have)?;
+            answer = Some(accepted);
         }
-        file.sync_all().await.map_err(|e| ClientError::io(part, e))?;
-        received.tell(have);
-        Ok(())
+        let (pieces, written) = WrittenBehind::start(file.into_std().await, have);
+        let came = receive(url, answer, pieces, have, size, received).await;
+        // What came is written and synced whatever became of the rest: the next try goes on from there.
+        let digest = written.digest().await.map_err(failed)?;
+        came?;
+        received.tell(size);
+        Ok(digest)
     }
 
     /// A streamed PUT of a file with its length, read anew for every try.
@@ -177,48 +184,59 @@ fn first_byte(url: &Url, answer: &Response, asked: u64) -> Result<u64> {
     Err(ClientError::Protocol { url: url.to_string(), detail })
 }
 
-/// Forgets everything in the file from `length` on.
-async fn cut(file: &mut File, length: u64) -> std::io::Result<()> {
-    file.set_len(length).await?;
-    file.seek(std::io::SeekFrom::Start(length)).await.map(drop)
-}
-
-/// Writes the answer's body behind the `have` bytes that are there; returns how many are there then.
-async fn write_all(
+/// Hands the answer's body on, which belongs behind `have` bytes; refuses one that does not end at `size`. Without an answer
+/// nothing was lacking.
+async fn receive(
     url: &Url,
-    mut answer: Response,
-    file: &mut File,
-    part: &Path,
+    answer: Option<Response>,
+    pieces: mpsc::Sender<Bytes>,
     mut have: u64,
     size: u64,
     received: &ByteCounter,
-) -> Result<u64> {
-    let mut file = BufWriter::with_capacity(WRITE_BYTES, file);
-    loop {
-        let chunk = in_time(url, STALL, answer.chunk()).await?.map_err(|e| ClientError::transport(url, e))?;
-        let Some(chunk) = chunk else { break };
+) -> Result<()> {
+    let Some(mut answer) = answer else { return Ok(()) };
+    while let Some(chunk) = in_time(url, STALL, answer.chunk()).await?.map_err(|e| ClientError::transport(url, e))? {
         have += chunk.len() as u64;
         if have > size {
             break;
         }
-        file.write_all(&chunk).await.map_err(|e| ClientError::io(part, e))?;
+        // Where nobody takes it, writing has failed, and says so at its end.
+        if pieces.send(chunk).await.is_err() {
+            return Ok(());
+        }
         received.tell(have);
     }
-    file.flush().await.map_err(|e| ClientError::io(part, e))?;
     if have == size {
-        return Ok(have);
+        return Ok(());
     }
     let detail =
         format!("{size} bytes were promised, {} came", if have > size { "more".into() } else { have.to_string() });
     Err(ClientError::Protocol { url: url.to_string(), detail })
 }
 
-async fn digest_of(path: &Path) -> Result<String> {
-    let owned = path.to_owned();
-    let digest = tokio::task::spawn_blocking(move || -> std::io::Result<String> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(std::fs::File::open(owned)?)?;
-        Ok(hasher.finalize().to_hex().to_string())
-    });
-    digest.await.map_err(std::io::Error::other).flatten().map_err(|e| ClientError::io(path, e))
+/// A file that is hashed and written while the next bytes arrive.
+struct WrittenBehind(JoinHandle<std::io::Result<String>>);
+
+impl WrittenBehind {
+    /// Keeps the first `have` bytes of the file and writes what is sent behind them.
+    fn start(mut file: std::fs::File, have: u64) -> (mpsc::Sender<Bytes>, Self) {
+        let (pieces, mut taken) = mpsc::channel::<Bytes>(PIECES_WAITING);
+        let written = tokio::task::spawn_blocking(move || {
+            let mut hasher = blake3::Hasher::new();
+            file.set_len(have)?;
+            hasher.update_reader(&file)?;
+            while let Some(piece) = taken.blocking_recv() {
+                hasher.update(&piece);
+                file.write_all(&piece)?;
+            }
+            file.sync_all()?;
+            Ok(hasher.finalize().to_hex().to_string())
+        });
+        (pieces, Self(written))
+    }
+
+    /// Waits for the last byte; the digest of the whole file.
+    async fn digest(self) -> std::io::Result<String> {
+        self.0.await.map_err(std::io::Error::other).flatten()
+    }
 }
