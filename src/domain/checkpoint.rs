@@ -74,7 +74,7 @@ impl Reported {
             check_finite(name, *value)?;
         }
         check_metric_count(&metrics)?;
-        let tags = check_tags(tags.iter().map(String::as_str))?;
+        check_tags(tags.iter().map(String::as_str))?;
         Ok(Self { epoch, metrics, tags })
     }
 
