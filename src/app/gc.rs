@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AppResult, retention,
+    AppResult, retention, rounds,
     transaction::{begin, commit, connection, rollback},
 };
 use crate::{db, domain::collection::Collected, state::AppState, storage::ObjectKey};
@@ -19,16 +19,7 @@ const BATCH: i64 = 200;
 
 /// Collects now and every ten minutes until told to stop; a failed round is logged and the next one tries again.
 pub async fn run(state: AppState, stop: CancellationToken) {
-    let mut rounds = tokio::time::interval(EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = rounds.tick() => {}
-        }
-        if let Err(error) = collect(&state).await {
-            tracing::warn!(error = ?error, "deleted things could not be collected");
-        }
-    }
+    rounds::repeat(EVERY, stop, "deleted things could not be collected", || collect(&state)).await;
 }
 
 /// One round: applies retention rules, lets artifacts expire, then removes everything whose grace is over. Returns what was

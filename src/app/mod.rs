@@ -24,6 +24,7 @@ pub mod multipart;
 pub mod reaper;
 pub mod register;
 pub mod retention;
+mod rounds;
 pub mod runs;
 pub mod spec;
 pub mod sweeper;

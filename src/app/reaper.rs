@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::{AppResult, blobs, transaction::connection};
+use super::{AppResult, blobs, rounds, transaction::connection};
 use crate::{
     db::{self, uploads::SilentSince},
     state::AppState,
@@ -19,16 +19,7 @@ const KEEP_OUTCOMES: TimeDelta = TimeDelta::days(7);
 
 /// Reaps now and every minute until told to stop; a failed round is logged and the next one tries again.
 pub async fn run(state: AppState, stop: CancellationToken) {
-    let mut rounds = tokio::time::interval(EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = rounds.tick() => {}
-        }
-        if let Err(error) = reap(&state).await {
-            tracing::warn!(error = ?error, "unfinished uploads could not be removed");
-        }
-    }
+    rounds::repeat(EVERY, stop, "unfinished uploads could not be removed", || reap(&state)).await;
 }
 
 /// One round; returns how many uploads were removed.

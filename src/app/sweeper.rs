@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::{AppResult, transaction::connection};
+use super::{AppResult, rounds, transaction::connection};
 use crate::{
     db::{self, leases::Abandoned},
     state::AppState,
@@ -15,16 +15,7 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// Sweeps now and every few seconds until told to stop; a failed round is logged and the next one tries again.
 pub async fn run(state: AppState, stop: CancellationToken) {
-    let mut rounds = tokio::time::interval(EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = rounds.tick() => {}
-        }
-        if let Err(error) = sweep(&state).await {
-            tracing::warn!(error = ?error, "abandoned jobs could not be ended");
-        }
-    }
+    rounds::repeat(EVERY, stop, "abandoned jobs could not be ended", || sweep(&state)).await;
 }
 
 /// One round: ends the running jobs whose lease has lapsed and that nobody may take over (a cancel was requested, or no
