@@ -8,7 +8,7 @@ use barycenter_core::{
     data::{Augmentation, Dataset, Part},
     network::{self, Network, Role, Statistics},
     objective::{
-        DatasetLoss, DatasetLossOptions, Loss, Objective as _, Recomputation, SampleResults, evaluate,
+        BatchLoss, DatasetLoss, DatasetLossOptions, Loss, Objective as _, Recomputation, SampleResults, evaluate,
         recompute_statistics,
     },
 };
@@ -58,7 +58,7 @@ impl Training {
         let steps = self.objective.steps_per_epoch();
         let mut sum = 0.0;
         for _ in 0..steps {
-            let (loss, gradient) = self.objective.loss_and_gradient(&self.weights, self.step)?;
+            let BatchLoss { loss, gradient, .. } = self.objective.loss_and_gradient(&self.weights, self.step)?;
             sum += loss;
             for ((w, v), g) in self.weights.iter_mut().zip(&mut self.velocity).zip(&gradient) {
                 for ((w, v), g) in w.iter_mut().zip(v).zip(g) {

@@ -46,13 +46,14 @@ pub use lease::{
 pub use page::{ListQuery, Page};
 pub use problem::{FieldError, Problem};
 pub use report::{
-    Evaluated, Evaluation, FitReport, Geometry, LoraReport, NearDuplicate, NotAveraged, PhaseTime, Report,
+    BatchNormStatistics, Evaluated, Evaluation, FitReport, Geometry, LoraReport, NearDuplicate, NotAveraged, PhaseTime,
+    Report,
 };
 pub use run::{CreateRun, EditRun, Run};
 pub use spec::{
     Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, FloatDtype,
     Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,
-    OptimiserSpec, OutputSpec, PoolingSpec, ScheduleSpec, Start, TensorPolicy, TensorRule, TwaSpec,
+    OptimiserSpec, OutputSpec, PoolingSpec, ScheduleSpec, Sharding, Start, TensorPolicy, TensorRule, TwaSpec,
 };
 pub use upload::{
     CreateUpload, ListUploads, PartUrl, PartUrls, PutPart, RegisterCheckpoint, SignParts, Upload, UploadPart,

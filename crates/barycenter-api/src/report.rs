@@ -48,6 +48,27 @@ pub struct FitReport {
     /// Select loss of the fitted weights as they were fitted, on quantised directions; the row `twa` has that of the
     /// exact merge, so the difference is the cost of quantisation.
     pub as_fitted_select_loss: f64,
+    /// Ranks that shared the fit.
+    #[serde(default = "one_rank")]
+    pub ranks: u32,
+    /// What batch norm took its statistics from while fitting; absent where the network has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_norm_statistics: Option<BatchNormStatistics>,
+}
+
+/// Reports of fits from before ranks could share them.
+fn one_rank() -> u32 {
+    1
+}
+
+/// What batch norm takes its statistics from in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchNormStatistics {
+    /// The whole batch.
+    Batch,
+    /// The part of it that each rank has.
+    PartOfRank,
 }
 
 /// What an averaged adapter lost by its rank: the Frobenius norm of that over the norm of the whole.

@@ -36,7 +36,7 @@ impl Training {
         let all = (epochs * self.objective.steps_per_epoch()) as f64;
         for _ in 0..self.objective.steps_per_epoch() {
             let rate = rate(self.step as f64 / all) as f32;
-            let (_, gradient) = self.objective.loss_and_gradient(&self.weights, self.step)?;
+            let gradient = self.objective.loss_and_gradient(&self.weights, self.step)?.gradient;
             for ((w, v), g) in self.weights.iter_mut().zip(&mut self.velocity).zip(&gradient) {
                 for ((w, v), g) in w.iter_mut().zip(v).zip(g) {
                     *v = MOMENTUM * *v + g;

@@ -72,6 +72,9 @@ pub struct SpecArguments {
     /// Samples a step.
     #[arg(long, value_name = "N")]
     batch_size: Option<u32>,
+    /// Ranks that share the fit, each with its part of every batch.
+    #[arg(long, value_name = "N")]
+    ranks: Option<u32>,
     /// Keep a snapshot of the coefficients every so many steps.
     #[arg(long, value_name = "STEPS")]
     history_every: Option<u32>,
@@ -225,6 +228,7 @@ impl SpecArguments {
             ("method.optimiser.learning_rate", json!(self.lr)),
             ("method.epochs", json!(self.epochs)),
             ("method.batch_size", json!(self.batch_size)),
+            ("method.ranks", json!(self.ranks)),
             ("method.history_every", json!(self.history_every)),
             ("objective.kind", json!(self.objective.map(word))),
             ("objective.label_smoothing", json!(self.label_smoothing)),

@@ -161,7 +161,8 @@ impl Case {
     /// Loss and gradient in training mode: cross-entropy of the labels, or of each token given those before it.
     fn loss_and_gradient(&self) -> (f64, Vec<Vec<f32>>) {
         let Some(tokens) = self.tokens() else {
-            return self.objective().loss_and_gradient(&self.parameters(), 0).unwrap();
+            let batch = self.objective().loss_and_gradient(&self.parameters(), 0).unwrap();
+            return (batch.loss, batch.gradient);
         };
         let network = self.network();
         let weights = Weights::trained(&*network, &self.parameters()).unwrap();

@@ -15,6 +15,7 @@ use barycenter_core::{
     average::{AverageData, Averaging, Outcome, Part, State},
     checkpoint::{CheckpointFile, Written},
     data::{Dataset, split},
+    network::Network,
     projection::Projection,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -48,6 +49,7 @@ pub(crate) struct Inputs {
 pub(crate) struct Product {
     /// The method the job asked for.
     pub method: &'static str,
+    pub has_batch_norm: bool,
     pub outcome: Outcome,
     pub blocks: Vec<String>,
     pub not_averaged: Vec<barycenter_api::NotAveraged>,
@@ -69,7 +71,8 @@ pub(crate) fn run(
     artifact: &Path,
 ) -> Result<Product> {
     let spec = &lease.spec;
-    let network = Arc::from(convert::network(&spec.network).build()?);
+    let network: Arc<dyn Network> = Arc::from(convert::network(&spec.network).build()?);
+    let has_batch_norm = network.has_batch_norm();
     let models = models(lease, inputs, cache)?;
     let candidates = models.files.iter().map(CheckpointFile::open).collect::<Result<Vec<_>>>()?;
     let names: Vec<_> = lease.candidates.iter().map(|c| format!("step {} ({})", c.step, c.checkpoint_id)).collect();
@@ -102,6 +105,7 @@ pub(crate) fn run(
     };
     Ok(Product {
         method,
+        has_batch_norm,
         blocks: averaging.blocks().names().to_vec(),
         not_averaged: averaging
             .not_averaged()

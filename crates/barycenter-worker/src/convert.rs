@@ -10,7 +10,7 @@ use barycenter_core::{
     blocks::Granularity,
     checkpoint::Dtype,
     data::{Augmentation, DatasetKind, Normalisation},
-    fit::{Basis, Constraint, Form, Optimiser, Pooling, Schedule},
+    fit::{Basis, Constraint, Form, Optimiser, Pooling, Schedule, Sharding},
     merge::weights::Curve,
     network::{ClipImageSizes, Gpt2Sizes, NetworkSpec, VitSizes},
     objective::Loss,
@@ -175,6 +175,11 @@ fn twa_options(twa: &api::TwaSpec, start_coefficients: Option<&[f64]>) -> TwaOpt
             api::Start::Job(_) => Start::Coefficients(start_coefficients.unwrap_or_default().to_vec()),
         },
         history_every: u64::from(twa.history_every),
+        ranks: twa.ranks as usize,
+        sharding: match twa.sharding {
+            api::Sharding::Replicated => Sharding::Replicated,
+            api::Sharding::Columns => Sharding::Columns,
+        },
     }
 }
 

@@ -1,6 +1,8 @@
 //! What a job found, in the words of the API.
 
-use barycenter_api::{Evaluated, Evaluation, FitReport, Geometry, Lease, NearDuplicate, PhaseTime, Report};
+use barycenter_api::{
+    BatchNormStatistics, Evaluated, Evaluation, FitReport, Geometry, Lease, NearDuplicate, PhaseTime, Report,
+};
 use barycenter_core::{
     average::{MethodScores, Scores},
     projection,
@@ -20,6 +22,12 @@ pub(crate) fn report(lease: &Lease, product: &Product, phases: Vec<PhaseTime>) -
             best_step: fit.best_step,
             steps: fit.steps,
             as_fitted_select_loss: fit.as_fitted_select_loss,
+            ranks: fit.ranks as u32,
+            batch_norm_statistics: product.has_batch_norm.then_some(if fit.ranks == 1 {
+                BatchNormStatistics::Batch
+            } else {
+                BatchNormStatistics::PartOfRank
+            }),
         }),
         geometry: outcome.geometry.as_ref().map(|found| geometry(lease, found)),
         lora: product.lora.clone(),

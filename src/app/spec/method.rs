@@ -7,6 +7,7 @@ use super::Faults;
 const BITS: [u8; 5] = [1, 2, 4, 8, 32];
 const MAX_EPOCHS: u32 = 1000;
 const MAX_BATCH_SIZE: u32 = 65_536;
+const MAX_RANKS: u32 = 64;
 /// Steps that a fit comes nearest to where nobody says how many passes it makes.
 const DEFAULT_STEPS: f64 = 200.0;
 const DEFAULT_EPOCHS: std::ops::RangeInclusive<f64> = 1.0..=20.0;
@@ -21,17 +22,23 @@ pub(super) struct MethodSizes {
     pub(super) granularity: Granularity,
     pub(super) bits: u8,
     pub(super) batch_size: usize,
+    pub(super) ranks: usize,
 }
 
 /// Fills in the passes over so many samples, and says what memory depends on.
 pub(super) fn sizes(method: &mut MethodSpec, fit_samples: u64) -> MethodSizes {
     let MethodSpec::Twa(twa) = method else {
-        return MethodSizes { granularity: Granularity::Model, bits: 1, batch_size: EVALUATION_BATCH };
+        return MethodSizes { granularity: Granularity::Model, bits: 1, batch_size: EVALUATION_BATCH, ranks: 1 };
     };
     let steps_per_epoch = fit_samples.div_ceil(u64::from(twa.batch_size)).max(1) as f64;
     let epochs = (DEFAULT_STEPS / steps_per_epoch).round().clamp(*DEFAULT_EPOCHS.start(), *DEFAULT_EPOCHS.end());
     twa.epochs.get_or_insert(epochs as u32);
-    MethodSizes { granularity: twa.granularity, bits: twa.bits, batch_size: twa.batch_size as usize }
+    MethodSizes {
+        granularity: twa.granularity,
+        bits: twa.bits,
+        batch_size: twa.batch_size as usize,
+        ranks: twa.ranks as usize,
+    }
 }
 
 /// Checks the method; `candidates` is their number, where the set is known.
@@ -62,6 +69,7 @@ fn resolve_twa(twa: &mut TwaSpec, faults: &mut Faults) {
         check_count(epochs, MAX_EPOCHS, "method.epochs", faults);
     }
     check_count(twa.batch_size, MAX_BATCH_SIZE, "method.batch_size", faults);
+    check_count(twa.ranks, MAX_RANKS.min(twa.batch_size.max(1)), "method.ranks", faults);
     faults.check(twa.history_every >= 1, "method.history_every", || "must be at least 1".into());
     faults.check(twa.patience != Some(0), "method.patience", || "must be at least 1".into());
     let clip = twa.clip_norm.unwrap_or(1.0);
@@ -166,6 +174,10 @@ mod tests {
         for batch_size in [0, 65_537] {
             assert_eq!(faulty_fields(|twa| twa.batch_size = batch_size), ["method.batch_size"]);
         }
+        for ranks in [0, 65] {
+            assert_eq!(faulty_fields(|twa| twa.ranks = ranks), ["method.ranks"]);
+        }
+        assert_eq!(faulty_fields(|twa| (twa.batch_size, twa.ranks) = (8, 9)), ["method.ranks"]);
         assert_eq!(faulty_fields(|twa| twa.history_every = 0), ["method.history_every"]);
         assert_eq!(faulty_fields(|twa| twa.patience = Some(0)), ["method.patience"]);
         assert_eq!(faulty_fields(|twa| twa.clip_norm = Some(0.0)), ["method.clip_norm"]);

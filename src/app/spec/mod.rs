@@ -93,7 +93,8 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
         blocks: blocks.len(),
         tensors: &tensors,
         bits: method.bits,
-        activation_bytes: network.activation_bytes(&data.input_shape, method.batch_size) as u64,
+        ranks: method.ranks,
+        activation_bytes: network.activation_bytes(&data.input_shape, method.batch_size.div_ceil(method.ranks)) as u64,
         dataset_bytes: data.file_bytes,
     });
     Ok(Resolved { spec, estimate, run_id: candidates.run_id, datasets: data.datasets })

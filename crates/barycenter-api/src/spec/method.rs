@@ -88,6 +88,11 @@ pub struct TwaSpec {
     pub start: Start,
     /// Keep a snapshot of the coefficients every so many steps; 1 unless told.
     pub history_every: u32,
+    /// Ranks that share the fit on a worker, each with its part of every batch; 1 unless told, at most 64 and `batch_size`. Batch
+    /// norm then takes its statistics from the part, and the report says so.
+    pub ranks: u32,
+    /// What each rank holds of the projection.
+    pub sharding: Sharding,
 }
 
 impl Default for TwaSpec {
@@ -107,6 +112,8 @@ impl Default for TwaSpec {
             batch_size: 128,
             start: Start::default(),
             history_every: 1,
+            ranks: 1,
+            sharding: Sharding::default(),
         }
     }
 }
@@ -303,6 +310,17 @@ impl Default for ScheduleSpec {
     fn default() -> Self {
         Self::Cosine { warm_up: default_warm_up() }
     }
+}
+
+/// What each rank of a fit holds of the projection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharding {
+    /// All of it: ranks exchange a number a candidate and block a step, and nothing of the model's size.
+    #[default]
+    Replicated,
+    /// The same columns of all candidates: ranks also exchange gradients and weights, once each a step.
+    Columns,
 }
 
 /// Where a fit starts.

@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 pub use self::{
     method::{
-        Basis, Constraint, Curve, Granularity, MethodSpec, OptimiserSpec, PoolingSpec, ScheduleSpec, Start, TwaSpec,
+        Basis, Constraint, Curve, Granularity, MethodSpec, OptimiserSpec, PoolingSpec, ScheduleSpec, Sharding, Start,
+        TwaSpec,
     },
     network::NetworkSpec,
     output::{FloatDtype, LoraResult, LoraSpec, OutputSpec, TensorPolicy, TensorRule},

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Averaging, Phase, Progress, Snapshot, Start, State, TwaOptions, evaluation::Model, state::BestSnapshot};
+use super::{
+    Averaging, Phase, Progress, Snapshot, Start, State, TwaOptions, evaluation::Model, ranks::Leader,
+    state::BestSnapshot,
+};
 use crate::{
     Result,
-    fit::{Fit, Point, StepReport},
+    fit::{Fit, FitOptions, Point, StepReport},
     merge::weights::in_every_block,
-    objective::{DatasetLoss, DatasetLossOptions, Objective},
+    objective::{BatchLoss, DatasetLoss, DatasetLossOptions, Objective},
     projection::Projection,
 };
 
@@ -18,8 +21,16 @@ pub(super) struct Fitted {
     pub steps: u64,
 }
 
+/// What a fit is to do.
+struct Course<'a> {
+    projection: &'a Projection,
+    steps: u64,
+    steps_per_epoch: u64,
+    twa: &'a TwaOptions,
+}
+
 /// The loss as a function of the averaged parameters alone.
-struct AveragedLoss {
+pub(super) struct AveragedLoss {
     whole: DatasetLoss,
     /// Positions of the averaged parameters among all.
     places: Vec<usize>,
@@ -32,15 +43,16 @@ impl Objective for AveragedLoss {
         self.whole.steps_per_epoch()
     }
 
-    fn loss_and_gradient(&mut self, weights: &[Vec<f32>], step: u64) -> Result<(f64, Vec<Vec<f32>>)> {
+    fn loss_and_gradient(&mut self, weights: &[Vec<f32>], step: u64) -> Result<BatchLoss> {
         let Some(parameters) = &mut self.parameters else {
             return self.whole.loss_and_gradient(weights, step);
         };
         for (place, weights) in self.places.iter().zip(weights) {
             parameters[*place].copy_from_slice(weights);
         }
-        let (loss, mut gradient) = self.whole.loss_and_gradient(parameters, step)?;
-        Ok((loss, self.places.iter().map(|place| std::mem::take(&mut gradient[*place])).collect()))
+        let mut batch = self.whole.loss_and_gradient(parameters, step)?;
+        let gradient = self.places.iter().map(|place| std::mem::take(&mut batch.gradient[*place])).collect();
+        Ok(BatchLoss { gradient, ..batch })
     }
 }
 
@@ -53,17 +65,30 @@ impl Averaging<'_> {
         state: Option<State>,
         progress: &mut dyn Progress,
     ) -> Result<Fitted> {
-        let mut objective = self.objective()?;
-        let steps_per_epoch = objective.steps_per_epoch();
+        let steps_per_epoch = self.objective(0, 1)?.steps_per_epoch();
         let steps = steps_per_epoch * twa.epochs;
-        let (mut fit, mut best) = self.start(twa, projection, steps, state, progress)?;
+        let options = twa.fit(steps, self.options.seed);
+        let (fit, best) = self.start(twa, projection, &options, state, progress)?;
+        let course = Course { projection, steps, steps_per_epoch, twa };
+        self.with_ranks(twa, (projection, options), fit, |leader| self.lead(&course, leader, best, progress))
+    }
+
+    /// Makes the steps, keeps the best snapshot and tells of it.
+    fn lead(
+        &self,
+        course: &Course<'_>,
+        mut leader: Leader<'_>,
+        mut best: BestSnapshot,
+        progress: &mut dyn Progress,
+    ) -> Result<Fitted> {
+        let Course { projection, steps, steps_per_epoch, twa } = *course;
         let patience = twa.patience.map(|epochs| epochs * steps_per_epoch);
         // A resumed fit may have run out of patience just before it was stopped.
         let has_patience = |step: u64, best: u64| patience.is_none_or(|patience| step - best < patience);
-        while !fit.is_done() && has_patience(fit.state().step, best.step) {
-            progress.report(Phase::Fit, fit.state().step, steps)?;
-            let report = fit.step(&mut objective)?;
-            let (step, point) = (fit.state().step, fit.point());
+        while !leader.fit.is_done() && has_patience(leader.fit.state().step, best.step) {
+            progress.report(Phase::Fit, leader.fit.state().step, steps)?;
+            let report = leader.step()?;
+            let (step, point) = (leader.fit.state().step, leader.fit.point());
             let at_epoch_end = step % steps_per_epoch == 0 || step == steps;
             let select_loss = if at_epoch_end { Some(self.select_loss(projection, &point, progress)?) } else { None };
             if let Some(select_loss) = select_loss.filter(|loss| *loss < best.select_loss) {
@@ -72,20 +97,21 @@ impl Averaging<'_> {
             if at_epoch_end || step % twa.history_every == 0 {
                 progress.snapshot(snapshot(projection, &point, step, steps_per_epoch, Some(&report), select_loss));
             }
-            progress.resumable(&|| State { fit: fit.state().clone(), best: best.clone() }.to_bytes());
+            progress.resumable(&|| State { fit: leader.fit.state().clone(), best: best.clone() }.to_bytes());
         }
         progress.report(Phase::Fit, steps, steps)?;
-        Ok(Fitted { best, steps: fit.state().step })
+        Ok(Fitted { best, steps: leader.fit.state().step })
     }
 
-    fn objective(&self) -> Result<AveragedLoss> {
+    /// The loss on one rank's part of every batch.
+    pub(super) fn objective(&self, rank: usize, ranks: usize) -> Result<AveragedLoss> {
         let options = DatasetLossOptions {
             batch_size: self.options.batch_size,
             augmentation: self.options.augmentation,
             loss: self.options.loss,
             seed: self.options.seed,
         };
-        let whole = DatasetLoss::new(Arc::clone(&self.network), self.data.fit.clone(), options)?;
+        let whole = DatasetLoss::new(Arc::clone(&self.network), self.data.fit.clone(), options)?.of_rank(rank, ranks);
         let copied = self.averaged.len() < self.network.parameters().len();
         let parameters = copied.then(|| self.parameters(&self.equal_coefficients(&[0]))).transpose()?;
         Ok(AveragedLoss { whole, places: self.plan.averaged().to_vec(), parameters })
@@ -95,13 +121,12 @@ impl Averaging<'_> {
         &self,
         twa: &TwaOptions,
         projection: &'p Projection,
-        steps: u64,
+        options: &FitOptions,
         state: Option<State>,
         progress: &mut dyn Progress,
     ) -> Result<(Fit<'p>, BestSnapshot)> {
-        let options = twa.fit(steps, self.options.seed);
         if let Some(State { fit, best }) = state {
-            return Ok((Fit::resume(projection, options, fit)?, best));
+            return Ok((Fit::resume(projection, options.clone(), fit)?, best));
         }
         let start = match &twa.start {
             Start::Uniform => None,
@@ -111,7 +136,7 @@ impl Averaging<'_> {
             }
             Start::Coefficients(coefficients) => Some(coefficients.clone()),
         };
-        let fit = Fit::new(projection, options, start.as_deref())?;
+        let fit = Fit::new(projection, options.clone(), start.as_deref())?;
         let point = fit.point();
         let select_loss = self.select_loss(projection, &point, progress)?;
         progress.snapshot(snapshot(projection, &point, 0, 1, None, Some(select_loss)));

@@ -13,6 +13,7 @@ mod materialise;
 mod memory;
 mod options;
 mod progress;
+mod ranks;
 mod rules;
 mod run;
 mod state;

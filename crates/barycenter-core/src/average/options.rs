@@ -5,7 +5,7 @@ use crate::{
     blocks::Granularity,
     checkpoint::Dtype,
     data::{Augmentation, Part},
-    fit::{FitOptions, Form, Optimiser, Schedule},
+    fit::{FitOptions, Form, Optimiser, Schedule, Sharding},
     merge::weights::Curve,
     objective::Loss,
 };
@@ -117,6 +117,10 @@ pub struct TwaOptions {
     pub start: Start,
     /// Keep a snapshot of the coefficients every so many steps.
     pub history_every: u64,
+    /// Ranks that share the fit, each with its part of every batch, at least 1.
+    pub ranks: usize,
+    /// What each rank holds of the projection.
+    pub sharding: Sharding,
 }
 
 impl TwaOptions {
@@ -136,6 +140,8 @@ impl TwaOptions {
             patience: None,
             start: Start::Uniform,
             history_every: 1,
+            ranks: 1,
+            sharding: Sharding::default(),
         }
     }
 

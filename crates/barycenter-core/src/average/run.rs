@@ -51,6 +51,8 @@ pub struct FitOutcome {
     pub best_step: u64,
     /// Steps that were made.
     pub steps: u64,
+    /// Ranks that shared them. Where the network has batch norm, each took its statistics from its own part of a batch.
+    pub ranks: usize,
     /// Select loss of the best snapshot's weights on quantised directions.
     pub as_fitted_select_loss: f64,
     /// Those weights, where they are to be written.
@@ -205,7 +207,7 @@ impl<'a> Averaging<'a> {
         let own = contenders.len() - 1;
         let choice = self.choose(contenders, own, progress)?;
         let (best_step, steps) = (fitted.best.step, fitted.steps);
-        Ok((choice, Some(FitOutcome { best_step, steps, as_fitted_select_loss, weights })))
+        Ok((choice, Some(FitOutcome { best_step, steps, ranks: twa.ranks, as_fitted_select_loss, weights })))
     }
 
     fn baseline_contenders(&self, progress: &mut dyn Progress) -> Result<Vec<Contender>> {

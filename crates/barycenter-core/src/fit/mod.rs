@@ -3,18 +3,23 @@
 //! All that a fit is lies in its [`FitState`]: `θ`, the optimiser's moments, the step and the seed. A fit that is resumed
 //! from a saved state makes the same steps, bit for bit, as one that was never stopped.
 
+mod collective;
 mod optimiser;
 mod parametrisation;
+mod rank;
 mod schedule;
+mod slope;
 mod state;
 mod whitening;
 
+pub use collective::{Collective, ThreadRank};
 pub use optimiser::Optimiser;
 pub use parametrisation::{Basis, Constraint, Form, Point, Pooling};
+pub use rank::Sharding;
 pub use schedule::Schedule;
 pub use state::FitState;
 
-use self::parametrisation::Parametrisation;
+use self::{parametrisation::Parametrisation, rank::Rank, slope::Slope};
 use crate::{Error, Result, objective::Objective, projection::Projection};
 
 /// What a learning rate that nobody named moves a coefficient by in a step of length 1.
@@ -99,6 +104,8 @@ pub struct Fit<'a> {
     state: FitState,
     /// `w(X)` of the step, kept so that a step allocates nothing of the model's size.
     weights: Vec<Vec<f32>>,
+    /// Absent where the fit has one rank.
+    rank: Option<Rank>,
 }
 
 impl<'a> Fit<'a> {
@@ -140,7 +147,15 @@ impl<'a> Fit<'a> {
         let learning_rate = options.learning_rate.unwrap_or_else(|| parametrisation.rate_of(SHARE_A_STEP));
         let peak_rates = parametrisation.rate_factors().into_iter().map(|factor| learning_rate * factor).collect();
         let weights = projection.tensors().map(|(_, elements)| vec![0.0; elements]).collect();
-        Ok(Self { projection, options, parametrisation, peak_rates, learning_rate, state, weights })
+        Ok(Self { projection, options, parametrisation, peak_rates, learning_rate, state, weights, rank: None })
+    }
+
+    /// Makes this one rank of a fit that several share: each has the same state and an objective on its own part of every
+    /// batch, and all make their steps together. They stay equal bit for bit.
+    #[must_use]
+    pub fn as_rank(self, collective: Box<dyn Collective>, sharding: Sharding) -> Self {
+        let rank = Some(Rank::new(collective, sharding, self.projection));
+        Self { rank, ..self }
     }
 
     /// Makes one step: weights of `θ`, loss and gradient there, gradient of `θ`, update.
@@ -171,19 +186,25 @@ impl<'a> Fit<'a> {
 
     fn loss_and_slope(&mut self, objective: &mut dyn Objective, point: &Point) -> Result<(f64, Slope)> {
         let step = self.state.step;
-        self.projection.weights(point, &mut self.weights);
-        let (loss, gradient) = objective.loss_and_gradient(&self.weights, step)?;
+        match &mut self.rank {
+            None => self.projection.weights(point, &mut self.weights),
+            Some(rank) => rank.weights(self.projection, point, &mut self.weights)?,
+        }
+        let batch = objective.loss_and_gradient(&self.weights, step)?;
+        self.check_shape(&batch.gradient)?;
+        let has_gain = !point.gain.is_empty();
+        let (loss, slope) = match &mut self.rank {
+            None => (batch.loss, Slope::on(self.projection, &batch.gradient, has_gain)),
+            Some(rank) => rank.slope(self.projection, batch, has_gain)?,
+        };
         if !loss.is_finite() {
             return Err(Error::input(format!("step {step}: the loss is {loss}; a lower learning rate may help")));
         }
-        self.check_shape(&gradient)?;
-        let of_x = self.projection.project(&gradient);
-        let of_gain = if point.gain.is_empty() { Vec::new() } else { self.projection.project_on_centre(&gradient) };
-        if !of_x.iter().chain(&of_gain).all(|g| g.is_finite()) {
+        if !slope.is_finite() {
             let what = format!("step {step}: the gradient is not finite; a lower learning rate may help");
             return Err(Error::input(what));
         }
-        Ok((loss, Slope { of_x, of_gain }))
+        Ok((loss, slope))
     }
 
     /// Whether all steps are made.
@@ -239,23 +260,6 @@ impl Projection {
             *a += gain / self.n() as f64;
         }
         a
-    }
-}
-
-/// Gradient of the loss on the arguments of the weights.
-struct Slope {
-    of_x: Vec<f64>,
-    of_gain: Vec<f64>,
-}
-
-impl Slope {
-    /// The point `rho` uphill of another, in `X`; none where there is no way up or nowhere to go.
-    fn uphill(&self, point: &Point, rho: f64) -> Option<Point> {
-        let length = self.of_x.iter().map(|g| g * g).sum::<f64>().sqrt();
-        (rho > 0.0 && length > 0.0).then(|| Point {
-            x: point.x.iter().zip(&self.of_x).map(|(x, g)| x + rho / length * g).collect(),
-            gain: point.gain.clone(),
-        })
     }
 }
 

@@ -99,7 +99,8 @@ impl BatchLosses {
         vec![(1.0 / self.rows_that_count()) as f32; self.rows.elem_count()]
     }
 
-    fn rows_that_count(&self) -> f64 {
+    /// Rows that are no padding.
+    pub(super) fn rows_that_count(&self) -> f64 {
         self.counted.iter().map(|count| f64::from(*count)).sum()
     }
 

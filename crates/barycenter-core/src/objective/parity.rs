@@ -50,7 +50,7 @@ impl Fixture {
         let (count, augmentation) = (dataset.len(), Augmentation::default());
         let options = DatasetLossOptions { batch_size: count, augmentation, loss, seed: 0 };
         let mut objective = DatasetLoss::new(network, vec![Part::all(dataset)], options).unwrap();
-        let (loss, gradients) = objective.loss_and_gradient(&parameters, 0).unwrap();
+        let BatchLoss { loss, gradient: gradients, .. } = objective.loss_and_gradient(&parameters, 0).unwrap();
         assert_near(expected, &[loss], &self.f64s(expected));
         for (spec, gradient) in names.iter().zip(gradients) {
             let gradient: Vec<f64> = gradient.into_iter().map(f64::from).collect();

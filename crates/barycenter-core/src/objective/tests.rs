@@ -63,7 +63,7 @@ fn a_step_is_the_same_whatever_was_asked_before() {
 fn a_gradient_points_uphill() {
     let mut objective = objective(all(), DatasetLossOptions { loss: smoothed(0.1), ..options() }).unwrap();
     let weights = resnet().initial_parameters(2);
-    let (before, gradient) = objective.loss_and_gradient(&weights, 0).unwrap();
+    let BatchLoss { loss: before, gradient, .. } = objective.loss_and_gradient(&weights, 0).unwrap();
     let mut moved = weights;
     for (weights, gradient) in moved.iter_mut().zip(&gradient) {
         for (weight, gradient) in weights.iter_mut().zip(gradient) {
@@ -71,7 +71,7 @@ fn a_gradient_points_uphill() {
         }
     }
     let square: f64 = gradient.iter().flatten().map(|g| f64::from(*g).powi(2)).sum();
-    let fall = before - objective.loss_and_gradient(&moved, 0).unwrap().0;
+    let fall = before - objective.loss_and_gradient(&moved, 0).unwrap().loss;
     assert!((fall / (1e-3 * square) - 1.0).abs() < 0.1, "fell by {fall}, expected {}", 1e-3 * square);
 }
 

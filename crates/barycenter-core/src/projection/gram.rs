@@ -2,7 +2,7 @@
 
 use nalgebra::DMatrix;
 
-use super::Projection;
+use super::{Columns, Projection};
 
 impl Projection {
     /// `⟨û[i,l], û[j,l]⟩`: one symmetric n x n matrix a block. n passes over the directions, and one vector of D floats.
@@ -35,7 +35,12 @@ impl Projection {
     /// # Panics
     /// Where the gradient has fewer tensors than the projection.
     pub fn project_on_centre(&self, gradient: &[Vec<f32>]) -> Vec<f64> {
-        self.by_block(|t| dot(&self.tensors[t].centre, &gradient[t]))
+        self.project_columns_on_centre(gradient, &self.all_columns())
+    }
+
+    /// The part of it that these columns make.
+    pub(crate) fn project_columns_on_centre(&self, gradient: &[Vec<f32>], columns: &Columns) -> Vec<f64> {
+        self.by_block(|t| dot(&self.tensors[t].centre[columns.of(t)], &gradient[t][columns.of(t)]))
     }
 
     /// Adds `gain[l] · c[l]` to the weights.
@@ -43,9 +48,14 @@ impl Projection {
     /// # Panics
     /// Where there are fewer gains than blocks.
     pub fn add_centre(&self, gain: &[f64], weights: &mut [Vec<f32>]) {
-        for (tensor, weights) in self.tensors.iter().zip(weights) {
+        self.add_centre_columns(gain, &self.all_columns(), weights);
+    }
+
+    /// The same, to these columns alone.
+    pub(crate) fn add_centre_columns(&self, gain: &[f64], columns: &Columns, weights: &mut [Vec<f32>]) {
+        for ((tensor, weights), (_, own)) in self.tensors.iter().zip(weights).zip(columns.ranges()) {
             let gain = gain[tensor.block] as f32;
-            weights.iter_mut().zip(&tensor.centre).for_each(|(w, c)| *w += gain * c);
+            weights[own.clone()].iter_mut().zip(&tensor.centre[own]).for_each(|(w, c)| *w += gain * c);
         }
     }
 

@@ -13,6 +13,7 @@
 mod build;
 mod codec;
 mod coefficients;
+mod columns;
 mod geometry;
 mod gram;
 mod kernels;
@@ -20,6 +21,7 @@ mod packing;
 mod store;
 
 pub use codec::{CODEC_VERSION, GROUP, Reconstruction, quantise, unpack};
+pub use columns::Columns;
 pub use geometry::{Geometry, NearDuplicate};
 pub use store::key;
 

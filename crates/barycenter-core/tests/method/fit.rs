@@ -5,7 +5,7 @@ use barycenter_core::{
     blocks::Granularity,
     checkpoint::Dtype,
     fit::{Fit, FitOptions, FitState, Optimiser, Schedule},
-    objective::Objective,
+    objective::{BatchLoss, Objective},
     projection::Projection,
 };
 use proptest::prelude::*;
@@ -23,12 +23,12 @@ impl Objective for Quadratic {
         1
     }
 
-    fn loss_and_gradient(&mut self, weights: &[Vec<f32>], step: u64) -> Result<(f64, Vec<Vec<f32>>)> {
+    fn loss_and_gradient(&mut self, weights: &[Vec<f32>], step: u64) -> Result<BatchLoss> {
         let gradient: Vec<Vec<f32>> =
             weights.iter().zip(&self.target).map(|(w, t)| w.iter().zip(t).map(|(w, t)| w - t).collect()).collect();
         let loss = 0.5 * gradient.iter().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>();
         let spoilt = self.spoilt.is_some_and(|from| step >= from);
-        Ok((if spoilt { f64::NAN } else { loss }, gradient))
+        Ok(BatchLoss { loss: if spoilt { f64::NAN } else { loss }, rows: 1.0, gradient })
     }
 }
 
@@ -158,8 +158,9 @@ impl Objective for Infinite {
         1
     }
 
-    fn loss_and_gradient(&mut self, _: &[Vec<f32>], _: u64) -> Result<(f64, Vec<Vec<f32>>)> {
-        Ok((1.0, self.0.iter().map(|part| vec![f32::INFINITY; part.len()]).collect()))
+    fn loss_and_gradient(&mut self, _: &[Vec<f32>], _: u64) -> Result<BatchLoss> {
+        let gradient = self.0.iter().map(|part| vec![f32::INFINITY; part.len()]).collect();
+        Ok(BatchLoss { loss: 1.0, rows: 1.0, gradient })
     }
 }
 

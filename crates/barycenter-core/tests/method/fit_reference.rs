@@ -5,7 +5,7 @@ use barycenter_core::{
     blocks::{Blocks, Granularity},
     checkpoint::{CheckpointFile, Dtype},
     fit::{Fit, FitOptions, Optimiser},
-    objective::Objective,
+    objective::{BatchLoss, Objective},
     projection::Projection,
 };
 
@@ -46,7 +46,7 @@ impl Objective for Mlp {
         BATCHES as u64
     }
 
-    fn loss_and_gradient(&mut self, weights: &[Vec<f32>], step: u64) -> Result<(f64, Vec<Vec<f32>>)> {
+    fn loss_and_gradient(&mut self, weights: &[Vec<f32>], step: u64) -> Result<BatchLoss> {
         let w: Vec<Vec<f64>> = weights.iter().map(|w| w.iter().map(|v| f64::from(*v)).collect()).collect();
         let mut gradient: Vec<Vec<f64>> = w.iter().map(|w| vec![0.0; w.len()]).collect();
         let batch = step as usize % BATCHES;
@@ -57,7 +57,7 @@ impl Objective for Mlp {
             })
             .sum();
         let gradient = gradient.iter().map(|g| g.iter().map(|v| (v / BATCH as f64) as f32).collect()).collect();
-        Ok((loss / BATCH as f64, gradient))
+        Ok(BatchLoss { loss: loss / BATCH as f64, rows: BATCH as f64, gradient })
     }
 }
 

@@ -187,6 +187,30 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
+fn the_columns_of_all_ranks_make_the_whole() {
+    for bits in BITS {
+        let projection = build(&candidates(4, 8), Granularity::Layer, bits);
+        let (gradient, x) = (gradient(&mut Random(9)), some_x(&projection, 10));
+        let (slope, weights) = (projection.project(&gradient), reconstruct(&projection, &x));
+        // Five chunks of columns: with seven ranks some have none.
+        for ranks in [1, 2, 3, 7] {
+            let columns = projection.columns_by_rank(ranks);
+            let mut sums = vec![0.0; slope.len()];
+            let mut gathered: Vec<Vec<f32>> = weights.iter().map(|tensor| vec![f32::NAN; tensor.len()]).collect();
+            for own in &columns {
+                let part = projection.project_columns(&gradient, own);
+                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                projection.reconstruct_columns(&x, own, &mut gathered);
+            }
+            assert_eq!(gathered, weights, "{ranks} ranks, {bits} bits");
+            let distance = sums.iter().zip(&slope).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let longest = slope.iter().fold(0.0_f64, |longest, g| longest.max(g.abs()));
+            assert!(distance <= 1e-12 * longest, "{ranks} ranks, {bits} bits: {distance:e}");
+        }
+    }
+}
+
+#[test]
 fn memory_is_what_the_formula_says() {
     let sizes = TENSORS.map(|(_, size)| size);
     for bits in BITS {

@@ -24,7 +24,7 @@ use self::{
     digits::{Content, Digits},
     factors::{BLOCK, Block},
 };
-use super::{GROUP, Projection, Tensor, packing::code_bytes};
+use super::{Columns, GROUP, Projection, Tensor, packing::code_bytes};
 use crate::processor::{Processor, for_processor};
 
 /// Tiles of one task; fixed, because partial sums are made per chunk.
@@ -44,13 +44,23 @@ impl Projection {
     /// # Panics
     /// Where the gradient has not the shape of the averaged tensors.
     pub fn project(&self, gradient: &[Vec<f32>]) -> Vec<f64> {
-        self.project_on(Processor::detected(), gradient)
+        self.project_columns(gradient, &self.all_columns())
     }
 
-    fn project_on(&self, processor: Processor, gradient: &[Vec<f32>]) -> Vec<f64> {
+    /// The part of [`Self::project`] that these columns of the gradient make; the parts of all columns sum to the whole.
+    ///
+    /// # Panics
+    /// Where the gradient has not the shape of the averaged tensors.
+    pub fn project_columns(&self, gradient: &[Vec<f32>], columns: &Columns) -> Vec<f64> {
+        self.project_on(Processor::detected(), gradient, columns)
+    }
+
+    fn project_on(&self, processor: Processor, gradient: &[Vec<f32>], columns: &Columns) -> Vec<f64> {
         self.assert_shape(gradient);
-        let chunks: Vec<(usize, usize)> = (self.tensors.iter().enumerate())
-            .flat_map(|(t, tensor)| (0..tensor.centre.len().div_ceil(CHUNK)).map(move |chunk| (t, chunk)))
+        let chunks: Vec<(usize, usize)> = columns
+            .ranges()
+            .filter(|(_, own)| !own.is_empty())
+            .flat_map(|(t, own)| (own.start / CHUNK..own.end.div_ceil(CHUNK)).map(move |chunk| (t, chunk)))
             .collect();
         let project = |(t, chunk): &(usize, usize)| {
             let columns = &gradient[*t][chunk * CHUNK..];
@@ -78,18 +88,29 @@ impl Projection {
     /// # Panics
     /// Where `x` or `into` have not the shape of the projection.
     pub fn reconstruct(&self, x: &[f64], into: &mut [Vec<f32>]) {
-        self.reconstruct_on(Processor::detected(), x, into);
+        self.reconstruct_columns(x, &self.all_columns(), into);
     }
 
-    fn reconstruct_on(&self, processor: Processor, x: &[f64], into: &mut [Vec<f32>]) {
+    /// The same, of these columns alone; the others are left as they are.
+    ///
+    /// # Panics
+    /// Where `x` or `into` have not the shape of the projection.
+    pub fn reconstruct_columns(&self, x: &[f64], columns: &Columns, into: &mut [Vec<f32>]) {
+        self.reconstruct_on(Processor::detected(), x, columns, into);
+    }
+
+    fn reconstruct_on(&self, processor: Processor, x: &[f64], columns: &Columns, into: &mut [Vec<f32>]) {
         assert_eq!(x.len(), self.n * self.block_count, "X has n · L entries");
         self.assert_shape(into);
         let stream = into.iter().map(Vec::len).sum::<usize>() > STREAMED;
-        self.tensors.par_iter().zip(into).for_each(|(tensor, weights)| {
+        self.tensors.par_iter().zip(into).enumerate().for_each(|(t, (tensor, weights))| {
+            let own = columns.of(t);
+            let first = own.start / CHUNK;
             let factors: Vec<f32> = (0..self.n)
                 .map(|i| (x[i * self.block_count + tensor.block] * self.direction_factor(i, tensor.block)) as f32)
                 .collect();
-            weights.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, weights)| {
+            weights[own].par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, weights)| {
+                let chunk = first + chunk;
                 let centre = &tensor.centre[chunk * CHUNK..chunk * CHUNK + weights.len()];
                 let packed = self.packed(tensor, chunk, weights.len());
                 reconstruct_chunk(processor, &packed, &mut Target { factors: &factors, centre, weights, stream });

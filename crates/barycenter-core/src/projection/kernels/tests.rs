@@ -150,14 +150,18 @@ fn projecting_agrees_with_plain_arithmetic_and_is_the_same_on_every_processor() 
     for_every_projection(|projection, random| {
         let gradient = gradient(projection, random);
         let plain = plain_project(projection, &gradient);
-        let portable = projection.project_on(Processor::Portable, &gradient);
+        let portable = projection.project_on(Processor::Portable, &gradient, &projection.all_columns());
         let error = largest(portable.iter().zip(&plain).map(|(a, b)| a - b));
         let bits = projection.bits;
         // Below 32 bits the gradient is rounded to 16: by at most 2⁻¹⁶ of the largest of a tile, which is a few times the others.
         let bound = if bits == 32 { 1e-7 } else { 2e-5 };
         assert!(error <= bound * longest(projection, &gradient), "{bits} bits: {error}");
         for processor in Processor::available() {
-            assert_eq!(projection.project_on(processor, &gradient), portable, "{processor:?}, {bits} bits");
+            assert_eq!(
+                projection.project_on(processor, &gradient, &projection.all_columns()),
+                portable,
+                "{processor:?}, {bits} bits"
+            );
         }
     });
 }
@@ -169,7 +173,7 @@ fn reconstructing_agrees_with_plain_arithmetic_on_every_processor() {
         let plain = plain_reconstruct(projection, &x);
         let of = |processor| {
             let mut weights: Vec<Vec<f32>> = plain.iter().map(|tensor| vec![0.0; tensor.len()]).collect();
-            projection.reconstruct_on(processor, &x, &mut weights);
+            projection.reconstruct_on(processor, &x, &projection.all_columns(), &mut weights);
             weights
         };
         for processor in Processor::available() {
@@ -196,8 +200,8 @@ fn a_few_tiles_are_the_same_on_every_processor() {
         let x: Vec<f64> = (0..10).map(|_| f64::from(random.number())).collect();
         let both = |processor| {
             let mut weights: Vec<Vec<f32>> = gradient.iter().map(|tensor| vec![0.0; tensor.len()]).collect();
-            projection.reconstruct_on(processor, &x, &mut weights);
-            (projection.project_on(processor, &gradient), weights)
+            projection.reconstruct_on(processor, &x, &projection.all_columns(), &mut weights);
+            (projection.project_on(processor, &gradient, &projection.all_columns()), weights)
         };
         let portable = both(Processor::Portable);
         for processor in Processor::available() {

@@ -1,6 +1,8 @@
 //! Whole jobs on small perceptrons: the course of a job, not the parts it is made of.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ranks;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use barycenter_core::{
