@@ -123,6 +123,7 @@ pub fn settings() -> Vec<(String, Setting)> {
     }
     add("clip_norm 0.1", twa(&|options| options.clip_norm = Some(0.1)));
     add("sam_rho 0.5", twa(&|options| options.sam_rho = 0.5));
+    add("ranks 2", twa(&|options| options.ranks = 2));
     add("patience 1", twa(&|options| options.patience = Some(1)));
     add("start best", twa(&|options| options.start = Start::Best));
     for (name, steps) in [("start an earlier job", 1.0), ("start an earlier job, half the steps", 0.5)] {
