@@ -6,7 +6,7 @@ use barycenter_core::{
     blocks::{Blocks, Granularity},
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
     fit::FitState,
-    projection::Projection,
+    projection::{Projection, Revision},
 };
 
 fn main() {
@@ -88,21 +88,29 @@ fn projection() {
     for bits in [1, 2, 4, 8, 32] {
         let blocks = Blocks::new(&sizes, if bits == 2 { Granularity::Tensor } else { Granularity::Model });
         let built = Projection::build(&candidates, &names, &blocks, bits, &mut |_, _| Ok(())).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        built.save(folder.path().join("p")).unwrap();
-        let bytes = fs::read(folder.path().join("p")).unwrap();
-        seed("projection", &format!("{bits}_bits"), &bytes[..bytes.len() - 32]);
+        projection_seed(&format!("{bits}_bits"), &built);
+        let revision = Revision { dropped: vec![(0, &candidates[0])], added: vec![&candidates[1]] };
+        if let Some(revised) = built.revised(&revision).unwrap() {
+            projection_seed(&format!("{bits}_bits_revised"), &revised);
+        }
     }
+}
+
+fn projection_seed(name: &str, projection: &Projection) {
+    let folder = tempfile::tempdir().unwrap();
+    projection.save(folder.path().join("p")).unwrap();
+    let bytes = fs::read(folder.path().join("p")).unwrap();
+    seed("projection", name, &bytes[..bytes.len() - 32]);
 }
 
 fn fit_state() {
     for (name, second) in [("adamw", vec![0.5; 4]), ("sgd", vec![])] {
         let numbers = vec![0.25; 4];
-        let state = FitState { step: 7, seed: 1, x: numbers.clone(), first_moment: numbers, second_moment: second };
+        let state = FitState { step: 7, seed: 1, theta: numbers.clone(), first_moment: numbers, second_moment: second };
         let bytes = state.to_bytes();
         seed("fit_state", name, &bytes[..bytes.len() - 32]);
     }
-    seed("fit_state", "long_claim", &[&b"BARYFIT1"[..], &[255; 32]].concat());
+    seed("fit_state", "long_claim", &[&b"BARYFIT2"[..], &[255; 32]].concat());
 }
 
 fn index() {

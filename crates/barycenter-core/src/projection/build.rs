@@ -74,7 +74,7 @@ impl Projection {
         }
         let norms = sums.iter().map(|sums| sums.square.sqrt()).collect();
         let kept = sums.iter().map(|sums| sums.kept(bits)).collect();
-        Ok(Self { n, bits, block_count, norms, kept, tensors })
+        Ok(Self { n, bits, block_count, norms, kept, lengths: None, tensors })
     }
 }
 
@@ -113,6 +113,7 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
         block,
         bits,
         centre: zeros(elements),
+        anchor: Vec::new(),
         scales: vec![0.0; if bits == 32 { 0 } else { tiles * n }],
         codes: zeros(tiles * n * code_bytes(bits)),
     };
@@ -141,21 +142,21 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
 
 /// What is summed over the elements of a candidate's deviation.
 #[derive(Clone, Copy, Default)]
-struct Sums {
+pub(super) struct Sums {
     /// `‖d‖²`.
-    square: f64,
+    pub square: f64,
     /// `⟨Q(d), d⟩`.
-    explained: f64,
+    pub explained: f64,
 }
 
 impl Sums {
-    fn add(&mut self, other: Self) {
+    pub fn add(&mut self, other: Self) {
         self.square += other.square;
         self.explained += other.explained;
     }
 
     /// `κ` at so many bits.
-    fn kept(self, bits: u8) -> f64 {
+    pub fn kept(self, bits: u8) -> f64 {
         if bits == 32 {
             1.0
         } else if self.square > 0.0 {

@@ -9,7 +9,7 @@ use super::packing;
 use crate::processor::{Processor, for_processor};
 
 /// Version of the codec and of the order of bytes; part of every cache key.
-pub const CODEC_VERSION: u32 = 3;
+pub const CODEC_VERSION: u32 = 4;
 
 /// Elements that share one scale; also the columns of a tile.
 pub const GROUP: usize = 256;
@@ -44,10 +44,11 @@ const fn gaussian_step(bits: usize) -> f64 {
 /// # Panics
 /// Where `bits` is not 1, 2, 4 or 8, or the lengths do not fit.
 pub fn quantise(deviations: &[f32], bits: u8, codes: &mut [u8]) -> f32 {
-    quantise_on(Processor::detected(), deviations, bits, codes)
+    code_group(Processor::detected(), deviations, bits, codes).scale
 }
 
-fn quantise_on(processor: Processor, deviations: &[f32], bits: u8, codes: &mut [u8]) -> f32 {
+/// Codes up to 256 deviations, as [`quantise`] does; at 32 bits their codes are themselves.
+pub(super) fn code_group(processor: Processor, deviations: &[f32], bits: u8, codes: &mut [u8]) -> Coded {
     assert!(deviations.len() <= GROUP && codes.len() == 32 * usize::from(bits), "a group is 256 elements");
     let mut padded = [0.0; GROUP];
     padded[..deviations.len()].copy_from_slice(deviations);
@@ -62,14 +63,20 @@ fn quantise_on(processor: Processor, deviations: &[f32], bits: u8, codes: &mut [
             )
         };
     }
-    let coded = match bits {
+    if bits == 32 {
+        for (code, d) in codes.as_chunks_mut::<4>().0.iter_mut().zip(group) {
+            *code = d.to_le_bytes();
+        }
+        let square = square(group, scratch);
+        return Coded { scale: 1.0, square, explained: square };
+    }
+    match bits {
         1 => on_processor!(code::<1>),
         2 => on_processor!(code::<2>),
         4 => on_processor!(code::<4>),
         8 => on_processor!(code::<8>),
         other => unreachable!("{other} bits are refused before anything is coded"),
-    };
-    coded.scale
+    }
 }
 
 /// What coding a group found, beside its codes.
@@ -287,11 +294,11 @@ mod tests {
                 (0..len).map(|e| number() * scale * if e == 7 { tail } else { 1.0 / 30.0 }).collect();
             for bits in [1_u8, 2, 4, 8] {
                 let mut portable = vec![0; 32 * usize::from(bits)];
-                let scale = quantise_on(Processor::Portable, &values, bits, &mut portable);
+                let scale = code_group(Processor::Portable, &values, bits, &mut portable).scale;
                 for processor in Processor::available() {
                     let mut codes = portable.clone();
                     codes.fill(9);
-                    let other = quantise_on(processor, &values, bits, &mut codes);
+                    let other = code_group(processor, &values, bits, &mut codes).scale;
                     assert_eq!((other.to_bits(), &codes), (scale.to_bits(), &portable), "{processor:?} {bits} {case}");
                 }
             }

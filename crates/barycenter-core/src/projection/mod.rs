@@ -14,15 +14,18 @@ mod build;
 mod codec;
 mod coefficients;
 mod columns;
+mod directions;
 mod geometry;
 mod gram;
 mod kernels;
 mod packing;
+mod revision;
 mod store;
 
 pub use codec::{CODEC_VERSION, GROUP, Reconstruction, quantise, unpack};
 pub use columns::Columns;
 pub use geometry::{Geometry, NearDuplicate};
+pub use revision::{MOST_DRIFT, Revision};
 pub use store::key;
 
 /// The projection of a candidate set.
@@ -37,6 +40,9 @@ pub struct Projection {
     pub(crate) norms: Vec<f64>,
     /// `κ[i,l]`, the part of a deviation that its codes keep, `⟨Q(d), d⟩ / r²`; 1 at 32 bits, 0 where the codes are null.
     pub(crate) kept: Vec<f64>,
+    /// `‖w_i[l] − a[l]‖`, (n, L), where candidates came and went since the projection was built: what is coded is then
+    /// the deviation from the anchor `a`, the centre of that time. Absent where the centre is still the anchor.
+    pub(crate) lengths: Option<Vec<f64>>,
     pub(crate) tensors: Vec<Tensor>,
 }
 
@@ -49,6 +55,8 @@ pub(crate) struct Tensor {
     pub(crate) bits: u8,
     /// `c`, one a element.
     pub(crate) centre: Vec<f32>,
+    /// `a`, one a element; empty where the centre is the anchor.
+    pub(crate) anchor: Vec<f32>,
     /// One a tile and candidate; empty at 32 bits.
     pub(crate) scales: Vec<f32>,
     /// Tile by tile, candidate by candidate; f32 deviations, little-endian, at 32 bits.
@@ -116,20 +124,9 @@ impl Projection {
         sizes.iter().map(bytes).sum()
     }
 
-    /// Bytes of codes, scales and centre that are held.
+    /// Bytes of codes, scales, centre and anchor that are held.
     pub fn held_bytes(&self) -> u64 {
-        self.packed_bytes() + self.tensors.iter().map(|tensor| 4 * tensor.centre.len() as u64).sum::<u64>()
-    }
-
-    /// `1 / r`, 0 where the deviation is null.
-    pub(crate) fn inverse_norm(&self, i: usize, l: usize) -> f64 {
-        let r = self.norms[i * self.block_count + l];
-        if r > 0.0 { 1.0 / r } else { 0.0 }
-    }
-
-    /// `1 / (κ r)`, which makes a direction of stored codes; 0 where they are null.
-    pub(crate) fn direction_factor(&self, i: usize, l: usize) -> f64 {
-        let kept = self.kept[i * self.block_count + l];
-        if kept > 0.0 { self.inverse_norm(i, l) / kept } else { 0.0 }
+        let floats = |tensor: &Tensor| 4 * (tensor.centre.len() + tensor.anchor.len()) as u64;
+        self.packed_bytes() + self.tensors.iter().map(floats).sum::<u64>()
     }
 }

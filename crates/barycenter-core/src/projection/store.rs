@@ -5,11 +5,12 @@
 //! | field | bytes |
 //! | --- | --- |
 //! | magic `BARYPROJ` | 8 |
-//! | version of the codec, bits | 4 + 4 |
+//! | version of the codec, bits, whether it was revised (0 or 1) | 4 + 4 + 4 |
 //! | n, L, number of tensors T | 8 + 8 + 8 |
 //! | per tensor: length of its name, name, elements, block | 8 + … + 8 + 8 |
 //! | norms `r`, then kept parts `κ`, f64, (n, L) | 16 · n · L |
-//! | per tensor: centre (f32), scales (f32, tile by tile), codes (tile by tile) | 4 · D + … |
+//! | if revised: lengths from the anchor, f64, (n, L) | 8 · n · L |
+//! | per tensor: centre (f32), if revised anchor (f32), scales (f32, tile by tile), codes (tile by tile) | 4 · D + … |
 //! | BLAKE3 digest of everything before it | 32 |
 
 use std::{
@@ -68,6 +69,7 @@ impl Projection {
         out.write_all(MAGIC)?;
         out.write_all(&CODEC_VERSION.to_le_bytes())?;
         out.write_all(&u32::from(self.bits).to_le_bytes())?;
+        out.write_all(&u32::from(self.lengths.is_some()).to_le_bytes())?;
         for count in [self.n, self.block_count, self.tensors.len()] {
             out.write_all(&(count as u64).to_le_bytes())?;
         }
@@ -77,11 +79,11 @@ impl Projection {
             out.write_all(&(tensor.centre.len() as u64).to_le_bytes())?;
             out.write_all(&(tensor.block as u64).to_le_bytes())?;
         }
-        for number in self.norms.iter().chain(&self.kept) {
+        for number in self.norms.iter().chain(&self.kept).chain(self.lengths.iter().flatten()) {
             out.write_all(&number.to_le_bytes())?;
         }
         for tensor in &self.tensors {
-            for values in [&tensor.centre, &tensor.scales] {
+            for values in [&tensor.centre, &tensor.anchor, &tensor.scales] {
                 for run in values.chunks(RUN) {
                     let bytes: Vec<u8> = run.iter().flat_map(|v| v.to_le_bytes()).collect();
                     out.write_all(&bytes)?;
@@ -118,6 +120,7 @@ impl Projection {
         for (tensor, elements) in projection.tensors.iter_mut().zip(sizes) {
             let tiles = elements.div_ceil(GROUP) * projection.n;
             tensor.centre = read_f32(&mut source, elements)?;
+            tensor.anchor = read_f32(&mut source, if projection.lengths.is_some() { elements } else { 0 })?;
             tensor.scales = read_f32(&mut source, if tensor.bits == 32 { 0 } else { tiles })?;
             tensor.codes = zeros(tiles * code_bytes(tensor.bits));
             source.read_exact(&mut tensor.codes)?;
@@ -143,7 +146,12 @@ fn read_header(source: &mut impl Read, size: u64) -> Result<(Projection, Vec<usi
     }
     let bits = u8::try_from(u32::from_le_bytes(read(source)?)).unwrap_or(0);
     check_bits(bits).map_err(|_| Fault::Wrong("its number of bits is not one of 1, 2, 4, 8, 32"))?;
-    let mut left = size.saturating_sub(8 + 8 + 24 + DIGEST);
+    let is_revised = match u32::from_le_bytes(read(source)?) {
+        0 => false,
+        1 => true,
+        _ => return Err(Fault::Wrong("whether it was revised is neither yes nor no")),
+    };
+    let mut left = size.saturating_sub(8 + 12 + 24 + DIGEST);
     let (n, block_count) = (read_count(source, left)?, read_count(source, left)?);
     let tensor_count = read_count(source, left)?;
     let mut tensors = Vec::new();
@@ -159,15 +167,17 @@ fn read_header(source: &mut impl Read, size: u64) -> Result<(Projection, Vec<usi
         let name = String::from_utf8(name).map_err(|_| Fault::Wrong("a name is not text"))?;
         sizes.push(elements);
         let bits = stored_bits(elements, bits);
-        tensors.push(Tensor { name, block, bits, centre: Vec::new(), scales: Vec::new(), codes: Vec::new() });
+        let (centre, anchor, scales, codes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        tensors.push(Tensor { name, block, bits, centre, anchor, scales, codes });
     }
+    let (of_entry, of_element) = if is_revised { (24, 8) } else { (16, 4) };
     let matrices =
-        (n as u64).checked_mul(block_count as u64).and_then(|entries| entries.checked_mul(16)).ok_or(SIZE)?;
+        (n as u64).checked_mul(block_count as u64).and_then(|entries| entries.checked_mul(of_entry)).ok_or(SIZE)?;
     let bytes = sizes.iter().try_fold(matrices, |sum, elements| {
         let bits = stored_bits(*elements, bits);
         let tile = code_bytes(bits) as u64 + if bits == 32 { 0 } else { 4 };
         let tiles = (elements.div_ceil(GROUP) as u64).checked_mul(n as u64)?.checked_mul(tile)?;
-        sum.checked_add(tiles)?.checked_add(4 * *elements as u64)
+        sum.checked_add(tiles)?.checked_add((*elements as u64).checked_mul(of_element)?)
     });
     if bytes != Some(left) {
         return Err(SIZE);
@@ -175,7 +185,8 @@ fn read_header(source: &mut impl Read, size: u64) -> Result<(Projection, Vec<usi
     let mut matrix =
         || (0..n * block_count).map(|_| Ok(f64::from_le_bytes(read(source)?))).collect::<Result<_, Fault>>();
     let (norms, kept) = (matrix()?, matrix()?);
-    Ok((Projection { n, bits, block_count, norms, kept, tensors }, sizes))
+    let lengths = if is_revised { Some(matrix()?) } else { None };
+    Ok((Projection { n, bits, block_count, norms, kept, lengths, tensors }, sizes))
 }
 
 /// What is wrong with a file.

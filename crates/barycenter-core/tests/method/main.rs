@@ -10,5 +10,6 @@ mod merge;
 mod projection;
 mod properties;
 mod pytorch;
+mod revision;
 mod sample;
 mod sharded;

@@ -56,6 +56,13 @@ impl Projection {
     }
 
     fn project_on(&self, processor: Processor, gradient: &[Vec<f32>], columns: &Columns) -> Vec<f64> {
+        let mut sums = self.project_codes(processor, gradient, columns);
+        self.along_directions(&mut sums);
+        sums
+    }
+
+    /// `⟨Q(d[i,l]), g[l]⟩`, (n, L), over some columns.
+    pub(super) fn project_codes(&self, processor: Processor, gradient: &[Vec<f32>], columns: &Columns) -> Vec<f64> {
         self.assert_shape(gradient);
         let chunks: Vec<(usize, usize)> = columns
             .ranges()
@@ -73,11 +80,6 @@ impl Projection {
             let block = self.tensors[*t].block;
             for (i, value) in part.iter().enumerate() {
                 sums[i * self.block_count + block] += value;
-            }
-        }
-        for i in 0..self.n {
-            for l in 0..self.block_count {
-                sums[i * self.block_count + l] *= self.direction_factor(i, l);
             }
         }
         sums
@@ -101,14 +103,24 @@ impl Projection {
 
     fn reconstruct_on(&self, processor: Processor, x: &[f64], columns: &Columns, into: &mut [Vec<f32>]) {
         assert_eq!(x.len(), self.n * self.block_count, "X has n · L entries");
+        self.reconstruct_codes(processor, &self.code_factors(x), columns, into);
+    }
+
+    /// `c + Σ_i factors[i,l] · Q(d[i,l])`, of some columns; `factors` is (n, L).
+    pub(super) fn reconstruct_codes(
+        &self,
+        processor: Processor,
+        factors: &[f64],
+        columns: &Columns,
+        into: &mut [Vec<f32>],
+    ) {
         self.assert_shape(into);
         let stream = into.iter().map(Vec::len).sum::<usize>() > STREAMED;
         self.tensors.par_iter().zip(into).enumerate().for_each(|(t, (tensor, weights))| {
             let own = columns.of(t);
             let first = own.start / CHUNK;
-            let factors: Vec<f32> = (0..self.n)
-                .map(|i| (x[i * self.block_count + tensor.block] * self.direction_factor(i, tensor.block)) as f32)
-                .collect();
+            let factors: Vec<f32> =
+                factors.iter().skip(tensor.block).step_by(self.block_count).map(|factor| *factor as f32).collect();
             weights[own].par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, weights)| {
                 let chunk = first + chunk;
                 let centre = &tensor.centre[chunk * CHUNK..chunk * CHUNK + weights.len()];

@@ -1,0 +1,190 @@
+//! Projections whose candidates come and go.
+
+use barycenter_core::{
+    Error,
+    blocks::Granularity,
+    checkpoint::{CheckpointFile, Dtype},
+    fit::{Fit, FitOptions, Optimiser},
+    objective::{BatchLoss, Objective},
+    projection::{Projection, Revision},
+};
+
+use crate::sample::{
+    Random, blocks, build, candidates, candidates_of, dot, gradient, reconstruct, some_x, values, zeros,
+};
+
+const BITS: [u8; 5] = [1, 2, 4, 8, 32];
+
+/// The last `n` of a sliding window over these candidates that began with the first `n` of them and moved on one at a time.
+fn slid(files: &[CheckpointFile], n: usize, bits: u8) -> Projection {
+    let mut projection = build(&files[..n], Granularity::Layer, bits);
+    for (dropped, added) in files.iter().zip(&files[n..]) {
+        let revision = Revision { dropped: vec![(0, dropped)], added: vec![added] };
+        projection = projection.revised(&revision).unwrap().expect("the centre stays near");
+    }
+    projection
+}
+
+/// The same grown from its first three to all.
+fn grown(files: &[CheckpointFile], bits: u8) -> Projection {
+    let first = build(&files[..3], Granularity::Layer, bits);
+    let added = files[3..].iter().collect();
+    first.revised(&Revision { dropped: Vec::new(), added }).unwrap().expect("the centre stays near")
+}
+
+#[test]
+fn unquantised_weights_of_a_revised_projection_are_the_combination_that_the_coefficients_name() {
+    let values = values(7, 40);
+    let files = candidates_of(&values, Dtype::F32);
+    for (projection, first) in [(slid(&files, 4, 32), 3), (grown(&files, 32), 0)] {
+        let x = some_x(&projection, 41);
+        let (weights, a) = (reconstruct(&projection, &x), projection.coefficients(&x));
+        for (t, tensor) in weights.iter().enumerate() {
+            let l = blocks(Granularity::Layer).block_of(t);
+            for (e, w) in tensor.iter().enumerate() {
+                let sum: f64 = (first..7).map(|i| a[(i - first) * 2 + l] * values[i][t][e]).sum();
+                assert!((f64::from(*w) - sum).abs() < 1e-5, "{w} {sum}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_centre_of_a_revised_projection_is_the_mean_of_its_candidates() {
+    let files = candidates(40, 42);
+    let (slid, anew) = (slid(&files, 5, 4), build(&files[35..], Granularity::Layer, 4));
+    for (a, b) in slid.centre().iter().flatten().zip(anew.centre().iter().flatten()) {
+        assert!((a - b).abs() < 1e-6 * (1.0 + b.abs()), "{a} {b}");
+    }
+    assert_eq!(reconstruct(&slid, &[0.0; 10]), slid.centre(), "at X = 0 the weights are the centre");
+}
+
+#[test]
+fn norms_of_a_revised_projection_are_those_of_one_built_anew() {
+    let files = candidates(9, 43);
+    for bits in BITS {
+        let tolerance = if bits == 32 { 1e-4 } else { 2e-2 };
+        for (revised, first) in [(slid(&files, 5, bits), 4), (grown(&files, bits), 0)] {
+            let anew = build(&files[first..], Granularity::Layer, bits);
+            for (a, b) in revised.norms().iter().zip(anew.norms()) {
+                assert!((a / b - 1.0).abs() < tolerance, "{bits} bits: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn directions_of_a_revised_projection_point_where_those_built_anew_do() {
+    let files = candidates(9, 44);
+    for (bits, least) in [(1, 0.6), (2, 0.85), (4, 0.98), (8, 0.999), (32, 0.99999)] {
+        let (revised, anew) = (grown(&files, bits), build(&files, Granularity::Layer, bits));
+        for i in 0..9 {
+            let direction = |projection: &Projection| -> Vec<Vec<f32>> {
+                let mut x = vec![0.0; 18];
+                x[2 * i..2 * i + 2].fill(1.0);
+                let mut direction = reconstruct(projection, &x);
+                for (d, c) in direction.iter_mut().flatten().zip(projection.centre().iter().flatten()) {
+                    *d -= c;
+                }
+                direction
+            };
+            let (a, b) = (direction(&revised), direction(&anew));
+            let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
+            assert!(cosine > least, "{bits} bits, candidate {i}: {cosine}");
+        }
+    }
+}
+
+#[test]
+fn the_two_passes_over_a_revised_projection_are_each_others_transpose() {
+    let files = candidates(6, 45);
+    for bits in BITS {
+        let projection = grown(&files, bits);
+        let (x, g) = (some_x(&projection, 46), gradient(&mut Random(47)));
+        let mut moved = reconstruct(&projection, &x);
+        for (w, c) in moved.iter_mut().flatten().zip(projection.centre().iter().flatten()) {
+            *w -= c;
+        }
+        let projected: f64 = projection.project(&g).iter().zip(&x).map(|(p, x)| p * x).sum();
+        let length = (dot(&moved, &moved) * dot(&g, &g)).sqrt();
+        assert!((dot(&moved, &g) - projected).abs() < 1e-4 * length, "{bits} bits");
+    }
+}
+
+/// ½ ‖w − target‖².
+struct Quadratic(Vec<Vec<f32>>);
+
+impl Objective for Quadratic {
+    fn steps_per_epoch(&self) -> u64 {
+        1
+    }
+
+    fn loss_and_gradient(&mut self, weights: &[Vec<f32>], _step: u64) -> barycenter_core::Result<BatchLoss> {
+        let gradient: Vec<Vec<f32>> =
+            weights.iter().zip(&self.0).map(|(w, t)| w.iter().zip(t).map(|(w, t)| w - t).collect()).collect();
+        Ok(BatchLoss { loss: 0.5 * dot(&gradient, &gradient), rows: 1.0, gradient })
+    }
+}
+
+#[test]
+fn a_fit_on_a_revised_projection_finds_what_one_on_a_new_one_does() {
+    let values = values(6, 48);
+    let files = candidates_of(&values, Dtype::F32);
+    let wanted = [0.7, 0.25, -0.3, 0.25, 0.5, 0.1, 0.1, 0.4, 0.2, -0.1, -0.2, 0.1];
+    let mut target = zeros();
+    let anew = build(&files, Granularity::Layer, 32);
+    anew.reconstruct(&anew.x_from_coefficients(&wanted), &mut target);
+    for projection in [grown(&files, 32), grown(&files, 4)] {
+        let optimiser = Optimiser::Sgd { momentum: 0.9, weight_decay: 0.0 };
+        let options = FitOptions { optimiser, learning_rate: Some(0.05), ..FitOptions::plain(400, 1) };
+        let mut fit = Fit::new(&projection, options, None).unwrap();
+        while !fit.is_done() {
+            fit.step(&mut Quadratic(target.clone())).unwrap();
+        }
+        let distance = fit.coefficients().iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(distance < 0.02, "{} bits: {distance}", projection.bits());
+    }
+}
+
+#[test]
+fn a_saved_revised_projection_comes_back_whole_and_goes_on_as_it_would_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.projection");
+    let files = candidates(8, 49);
+    for bits in BITS {
+        let projection = grown(&files[..6], bits);
+        projection.save(&path).unwrap();
+        let loaded = Projection::load(&path).unwrap();
+        assert!(loaded == projection, "{bits} bits");
+        let next = Revision { dropped: vec![(1, &files[1])], added: vec![&files[6], &files[7]] };
+        assert!(loaded.revised(&next).unwrap() == projection.revised(&next).unwrap(), "{bits} bits");
+    }
+}
+
+#[test]
+fn a_centre_that_went_far_asks_for_a_projection_that_is_built_anew() {
+    let mut values = values(8, 50);
+    for (moved, candidate) in values.iter_mut().enumerate() {
+        candidate.iter_mut().flatten().for_each(|w| *w += 0.2 * moved as f64);
+    }
+    let files = candidates_of(&values, Dtype::F32);
+    let first = build(&files[..4], Granularity::Layer, 4);
+    let grown = first.revised(&Revision { dropped: Vec::new(), added: vec![&files[4]] }).unwrap();
+    assert!(grown.is_some(), "one more moves the mean by a tenth of the way");
+    let dropped = files[..4].iter().enumerate().collect();
+    assert!(first.revised(&Revision { dropped, added: files[4..].iter().collect() }).unwrap().is_none());
+}
+
+#[test]
+fn a_revision_that_makes_no_sense_is_refused() {
+    let files = candidates(3, 51);
+    let projection = build(&files, Granularity::Layer, 4);
+    let refusal =
+        |dropped: Vec<(usize, &CheckpointFile)>| match projection.revised(&Revision { dropped, added: vec![] }) {
+            Err(Error::Input(message)) => message,
+            other => panic!("{other:?}"),
+        };
+    assert!(refusal(vec![(3, &files[0])]).contains("candidate 3"));
+    assert!(refusal(vec![(1, &files[1]), (1, &files[1])]).contains("candidate 1"));
+    assert!(refusal(vec![(0, &files[0]), (1, &files[1])]).contains("at least 2"));
+}
