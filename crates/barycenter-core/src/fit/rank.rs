@@ -60,7 +60,9 @@ impl Rank {
         let mut numbers = [vec![rows, rows * loss], slope.of_x, slope.of_gain].concat();
         self.collective.sum(&mut numbers)?;
         let rows = numbers[0];
-        numbers.iter_mut().for_each(|number| *number /= rows);
+        for number in &mut numbers {
+            *number /= rows;
+        }
         let of_gain = numbers.split_off(2 + projection.n() * projection.block_count());
         Ok((numbers[1], Slope { of_x: numbers.split_off(2), of_gain }))
     }
