@@ -102,9 +102,13 @@ pub struct Checkpoint {
     pub metrics: BTreeMap<String, f64>,
     /// Tags.
     pub tags: Vec<String>,
-    /// Size of the file.
+    /// Size of the file, of all files where it has several.
     pub size_bytes: u64,
-    /// BLAKE3 digest of the file; also its `ETag`.
+    /// Number of files, where it was made of uploaded files: each is read at `/files/{name}`. Absent where it is one safetensors
+    /// file, read at `/content`.
+    #[serde(default)]
+    pub file_count: Option<u64>,
+    /// BLAKE3 digest of the file; of the list of its files where it was made of uploaded files.
     pub digest_blake3: String,
     /// BLAKE3 digest of names, dtypes and shapes: equal where two checkpoints can be averaged.
     pub layout_blake3: String,

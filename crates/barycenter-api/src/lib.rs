@@ -8,6 +8,7 @@ mod artifact;
 mod binary;
 mod candidate_set;
 mod checkpoint;
+mod checkpoint_file;
 #[cfg(feature = "client")]
 pub mod client;
 mod dataset;
@@ -32,6 +33,9 @@ pub use candidate_set::{
     PlacedMember,
 };
 pub use checkpoint::{Checkpoint, EditCheckpoint, ListCheckpoints, PushCheckpoint, SortOrder, TensorInfo};
+pub use checkpoint_file::{
+    CheckpointFile, CreateCheckpoint, FileKind, NamedFile, PutFile, RegisterFile, StagedFile, StagedKind, file_list,
+};
 pub use dataset::{Dataset, DatasetKind, Normalisation, PushDataset};
 pub use deletion::{Deleted, DoomedCheckpoint, KeepBest, Retention, RetentionPreview};
 pub use history::{CandidateRef, CoefficientTable, History, HistoryQuery, HistorySnapshot, TableFormat, TableQuery};

@@ -56,7 +56,8 @@ fn open_shards(path: &Path, options: &OpenOptions) -> Result<CheckpointFile> {
     for name in index.shards() {
         shards.push((name, open_file(&folder.join(name), options)?));
     }
-    index.check(&shards).map_err(|e| e.in_file(path))?;
+    let named = shards.iter().map(|(file, shard)| (*file, shard.layout().tensors.iter().map(|t| t.name.as_str())));
+    index.check(named).map_err(|e| e.in_file(path))?;
     Ok(CheckpointFile::join(shards.into_iter().map(|(_, shard)| shard).collect()))
 }
 

@@ -22,6 +22,6 @@ pub use dtype::Dtype;
 pub use file::CheckpointFile;
 pub use folder::{Carried, OpenOptions, carried, needs_conversion, open};
 pub use index::Index;
-pub use layout::{DEFAULT_HEADER_LIMIT, Layout, TensorLayout, header_length};
+pub use layout::{DEFAULT_HEADER_LIMIT, Layout, TensorLayout, header_length, layout_digest};
 pub use sharded::Shards;
 pub use writer::{TensorSpec, Writer, Written};
