@@ -4,6 +4,7 @@
 
 mod adapters;
 mod cluster;
+mod folders;
 mod inputs;
 mod regression;
 mod uploads;

@@ -13,6 +13,7 @@ mod exit;
 mod job;
 mod output;
 mod progress;
+mod push;
 mod retention;
 mod run;
 mod set;

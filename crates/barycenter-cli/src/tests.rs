@@ -96,6 +96,8 @@ fn every_documented_line_is_understood() {
         "run retention preview r --keep-last 5",
         "average a b c --out m --weights 0.2,-0.3,1.1",
         "average a b --out m --shard-size 2GB --key model.state_dict",
+        "checkpoint pull latest --run r --out folder",
+        &format!("checkpoint pull {ID} --out m.safetensors"),
         "checkpoint push a.pt --run r --step 3 --key model",
     ] {
         parse(&format!("barycenter {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));

@@ -49,6 +49,46 @@ pub fn needs_conversion(path: impl AsRef<Path>) -> Result<bool> {
     Ok(path.is_dir() || is_index(path) || is_pytorch(&first_bytes(path)?))
 }
 
+/// The files that make a checkpoint, by name in one folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderFiles {
+    /// Where they lie.
+    pub folder: PathBuf,
+    /// Files with tensors.
+    pub weights: Vec<String>,
+    /// Which of them holds which tensor, where they are several.
+    pub index: Option<String>,
+    /// Whether they are safetensors files, and not `PyTorch`'s.
+    pub are_safetensors: bool,
+    /// What lies beside them and goes with them.
+    pub carried: Carried,
+}
+
+/// Finds the files of a checkpoint that is a folder or an index of several files; they are not looked at as yet.
+///
+/// # Errors
+/// As [`open`], but for what is wrong inside of the files.
+pub fn folder_files(path: impl AsRef<Path>) -> Result<FolderFiles> {
+    let path = path.as_ref();
+    let found = if path.is_dir() { find(path)? } else { path.to_owned() };
+    let folder = found.parent().unwrap_or(Path::new("")).to_owned();
+    let name = found.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| Error::input(format!("{}: its name is not text", found.display())))?.to_owned();
+    let (weights, index) = if is_index(&found) {
+        let weights = Index::open(&found)?.shards().into_iter().map(str::to_owned).collect();
+        (weights, Some(name))
+    } else {
+        (vec![name], None)
+    };
+    let mut are_safetensors = true;
+    for name in &weights {
+        are_safetensors &= !is_pytorch(&first_bytes(&folder.join(name))?);
+    }
+    let here = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+    let carried = carried(here)?;
+    Ok(FolderFiles { folder, weights, index, are_safetensors, carried })
+}
+
 fn open_shards(path: &Path, options: &OpenOptions) -> Result<CheckpointFile> {
     let index = Index::open(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));

@@ -20,7 +20,7 @@ mod writer;
 pub use candidates::{check_candidates, check_finite, check_layouts};
 pub use dtype::Dtype;
 pub use file::CheckpointFile;
-pub use folder::{Carried, OpenOptions, carried, needs_conversion, open};
+pub use folder::{Carried, FolderFiles, OpenOptions, carried, folder_files, needs_conversion, open};
 pub use index::Index;
 pub use layout::{DEFAULT_HEADER_LIMIT, Layout, TensorLayout, header_length, layout_digest};
 pub use sharded::Shards;
