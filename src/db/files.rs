@@ -33,6 +33,33 @@ pub async fn insert_tensor_file(conn: &mut PgConnection, digest_blake3: &str, la
     Ok(())
 }
 
+/// What was learnt of a safetensors file.
+#[derive(Clone, Debug)]
+pub struct TensorFile {
+    /// Digest of its layout.
+    pub layout_blake3: String,
+    /// Digests of its tensors in the order of the layout, where somebody has looked.
+    pub tensor_digests: Option<Vec<u8>>,
+}
+
+/// What was learnt of the safetensors file of this digest.
+pub async fn find_tensor_file(conn: &mut PgConnection, digest_blake3: &str) -> DbResult<Option<TensorFile>> {
+    let row = sqlx::query_as!(
+        TensorFile,
+        "select layout_blake3, tensor_digests from tensor_files where digest_blake3 = $1",
+        digest_blake3,
+    );
+    Ok(row.fetch_optional(conn).await?)
+}
+
+/// Keeps the digests of a file's tensors, in the order of its layout.
+pub async fn save_tensor_digests(conn: &mut PgConnection, digest_blake3: &str, digests: &[u8]) -> DbResult<()> {
+    sqlx::query!("update tensor_files set tensor_digests = $2 where digest_blake3 = $1", digest_blake3, digests)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Keeps a file for a checkpoint that is still to be created.
 pub async fn stage(conn: &mut PgConnection, run_id: RunId, digest_blake3: &str, now: DateTime<Utc>) -> DbResult<()> {
     sqlx::query!(

@@ -8,6 +8,7 @@ mod folders;
 mod inputs;
 mod regression;
 mod uploads;
+mod watch;
 
 use barycenter_api::{AttemptState, HistoryQuery, JobState, PushCheckpoint, client::ByteCounter};
 use cluster::Cluster;

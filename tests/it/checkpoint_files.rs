@@ -7,7 +7,8 @@ use axum::{
     http::{Request, StatusCode},
 };
 use barycenter_api::{
-    CandidateSet, Checkpoint, CheckpointFile, FileKind, NamedFile, Page, StagedFile, TensorInfo, file_list,
+    CandidateSet, Checkpoint, CheckpointFile, EqualTensors, FileKind, NamedFile, Page, StagedFile, TensorInfo,
+    file_list,
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -259,4 +260,30 @@ async fn a_deletion_frees_all_files_that_nothing_else_needs(pool: PgPool) {
     let collected = barycenter::app::gc::collect(&app.state).await.unwrap();
     assert_eq!((collected.checkpoints, collected.objects, collected.bytes), (1, 3, own + list));
     app.assert_no_orphans().await;
+}
+
+#[sqlx::test]
+async fn equal_tensors_of_two_checkpoints_are_told(pool: PgPool) {
+    let app = TestApp::new(pool);
+    app.create_run("r").await;
+    let frozen = floats(&[7.0; 3]);
+    let trained = |seed: f32| {
+        safetensors(&[("0.bias", "F32", &[3], frozen.clone()), ("0.weight", "F32", &[3, 2], floats(&[seed; 6]))])
+    };
+    let first = app.push("r", 1, "", trained(1.0)).await;
+    let second = app.push("r", 2, "", trained(2.0)).await;
+    let mut files = sharded(2.0, "{}");
+    files[1].1 = safetensors(&[("0.bias", "F32", &[3], frozen.clone())]);
+    let third = push(&app, "r", 3, &files).await;
+    for (checkpoint, other) in [(&first, &second), (&second, &first), (&third, &first), (&third, &first)] {
+        let path = format!("/v1/checkpoints/{}/equal_tensors?with={}", checkpoint.checkpoint_id, other.checkpoint_id);
+        let equal: EqualTensors = app.get(&path).await.json(200);
+        assert_eq!((equal.step, equal.with_step), (checkpoint.step, other.step));
+        assert_eq!((equal.tensor_count, equal.tensor_bytes), (2, 36));
+        assert_eq!((equal.equal_count, equal.equal_bytes, equal.equal), (1, 12, vec!["0.bias".to_owned()]));
+    }
+    let path = format!("/v1/checkpoints/{}/equal_tensors?with={0}", first.checkpoint_id);
+    assert_eq!(app.get(&path).await.json::<EqualTensors>(200).equal_bytes, 36);
+    let path = format!("/v1/checkpoints/{}/equal_tensors?with={}", first.checkpoint_id, first.run_id);
+    app.get(&path).await.problem(404, "checkpoint_not_found");
 }

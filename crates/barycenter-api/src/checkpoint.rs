@@ -131,3 +131,35 @@ pub struct TensorInfo {
     /// Shape, row-major.
     pub shape: Vec<u64>,
 }
+
+/// Which checkpoint to compare with.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CompareTensors {
+    /// Id of the other checkpoint.
+    pub with: Uuid,
+}
+
+/// Tensors that two checkpoints share byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EqualTensors {
+    /// The checkpoint.
+    pub checkpoint_id: Uuid,
+    /// Its step.
+    pub step: i64,
+    /// The checkpoint that it was compared with.
+    pub with: Uuid,
+    /// The step of that.
+    pub with_step: i64,
+    /// Number of the checkpoint's tensors.
+    pub tensor_count: u64,
+    /// Their bytes.
+    pub tensor_bytes: u64,
+    /// Number of those that are equal in name, dtype, shape and every byte.
+    pub equal_count: u64,
+    /// Their bytes.
+    pub equal_bytes: u64,
+    /// Their names, sorted.
+    pub equal: Vec<String>,
+}

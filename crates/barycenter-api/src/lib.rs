@@ -32,7 +32,9 @@ pub use candidate_set::{
     Among, CandidateSet, CandidateSetDiff, CandidateSetRule, CreateCandidateSet, Direction, ListCandidateSets, Member,
     PlacedMember,
 };
-pub use checkpoint::{Checkpoint, EditCheckpoint, ListCheckpoints, PushCheckpoint, SortOrder, TensorInfo};
+pub use checkpoint::{
+    Checkpoint, CompareTensors, EditCheckpoint, EqualTensors, ListCheckpoints, PushCheckpoint, SortOrder, TensorInfo,
+};
 pub use checkpoint_file::{
     CheckpointFile, CreateCheckpoint, FileKind, NamedFile, PutFile, RegisterFile, StagedFile, StagedKind, file_list,
 };

@@ -6,7 +6,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use barycenter_api::{
-    Checkpoint, CheckpointFile, CreateCheckpoint, FileKind, NamedFile, PutFile, RegisterFile, StagedFile, StagedKind,
+    Checkpoint, CheckpointFile, CompareTensors, CreateCheckpoint, EqualTensors, FileKind, NamedFile, PutFile,
+    RegisterFile, StagedFile, StagedKind,
 };
 use utoipa_axum::routes;
 
@@ -33,6 +34,7 @@ pub(super) fn router() -> ApiRouter {
         .routes(routes!(register_file))
         .routes(routes!(list_checkpoint_files))
         .routes(routes!(read_checkpoint_file))
+        .routes(routes!(find_equal_tensors))
 }
 
 fn shown(state: &AppState, RunFile { run_id, file }: RunFile) -> StagedFile {
@@ -213,4 +215,32 @@ async fn read_checkpoint_file(
     let id: CheckpointId = id.parse()?;
     let blob = app::checkpoint_files::find_file(&state, id, &name).await?;
     content::respond(&state, &method, &headers, &blob).await
+}
+
+/// Compare two checkpoints tensor by tensor: which are equal byte for byte, such as frozen embeddings.
+///
+/// The digests of a file's tensors are computed when somebody first asks, by reading it once, and kept: the first answer about a
+/// large checkpoint takes its time.
+#[utoipa::path(
+    get, path = "/v1/checkpoints/{checkpoint_id}/equal_tensors", tag = "checkpoints",
+    params(("checkpoint_id" = uuid::Uuid, Path, description = "Identifier."), CompareTensors),
+    responses((status = 200, body = EqualTensors)),
+)]
+async fn find_equal_tensors(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Query(query): Query<CompareTensors>,
+) -> ApiResult<axum::Json<EqualTensors>> {
+    let found = app::equal_tensors::find_equal_tensors(&state, id.parse()?, query.with.into()).await?;
+    Ok(axum::Json(EqualTensors {
+        checkpoint_id: found.checkpoint.checkpoint_id.0,
+        step: found.checkpoint.step,
+        with: found.other.checkpoint_id.0,
+        with_step: found.other.step,
+        tensor_count: found.checkpoint.tensor_count,
+        tensor_bytes: found.tensor_bytes,
+        equal_count: found.equal.len() as u64,
+        equal_bytes: found.equal.iter().map(|(_, bytes)| bytes).sum(),
+        equal: found.equal.into_iter().map(|(name, _)| name).collect(),
+    }))
 }

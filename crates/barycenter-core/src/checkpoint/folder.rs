@@ -163,6 +163,9 @@ fn file_names(folder: &Path) -> Result<Vec<String>> {
 
 /// Endings of files that make a model loadable: configuration, tokeniser, templates, licence.
 const CARRIED: [&str; 5] = ["json", "jinja", "model", "tiktoken", "txt"];
+/// What trainers write of their own progress.
+const RECORDS: [&str; 5] =
+    ["trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "metrics.json"];
 /// Largest file that is carried.
 const LARGEST_CARRIED: u64 = 64 << 20;
 /// Most files that are carried.
@@ -199,7 +202,7 @@ pub fn carried(folder: &Path) -> Result<Carried> {
 
 fn belongs(name: &str) -> bool {
     let known = Path::new(name).extension().and_then(|e| e.to_str()).is_some_and(|e| CARRIED.contains(&e));
-    let other = name.ends_with(".index.json") || name == "trainer_state.json" || name == "all_results.json";
+    let other = name.ends_with(".index.json") || RECORDS.contains(&name);
     (known && !other && !name.starts_with('.')) || name == "LICENSE"
 }
 
