@@ -248,12 +248,11 @@ async fn publish(
 pub async fn list_files(state: &AppState, id: CheckpointId) -> AppResult<Vec<ListedFile>> {
     let mut conn = connection(state).await?;
     let checkpoint = find_checkpoint_with(&mut conn, id).await?;
-    let files = match checkpoint.files {
-        Some(_) => db::files::list_checkpoint_files(&mut conn, id).await?,
-        None => {
-            let Blob { digest_blake3, size_bytes, .. } = checkpoint.blob;
-            vec![NamedFile { name: SINGLE.to_owned(), digest_blake3, size_bytes }]
-        }
+    let files = if checkpoint.files.is_some() {
+        db::files::list_checkpoint_files(&mut conn, id).await?
+    } else {
+        let Blob { digest_blake3, size_bytes, .. } = checkpoint.blob;
+        vec![NamedFile { name: SINGLE.to_owned(), digest_blake3, size_bytes }]
     };
     Ok(files.into_iter().map(|file| ListedFile { kind: FileKind::of(&file.name), file }).collect())
 }

@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     connection::Global,
-    exit::Outcome,
+    exit::{self, Outcome},
     output::Output,
     push::{self, Destination, Manner},
 };
@@ -166,7 +166,7 @@ impl Watch<'_> {
         let mut seen = AllSeen::new();
         loop {
             if let Err(error) = self.look(&mut seen).await {
-                self.output.say(&format!("{error:#}"));
+                self.output.say(&exit::told(&error));
             }
             for path in self.settled(&seen) {
                 self.deal_with(&mut seen, &path).await?;
@@ -222,7 +222,7 @@ impl Watch<'_> {
         if fatal {
             return Err(error);
         }
-        eprintln!("{error:#}");
+        eprintln!("{}", exit::told(&error));
         Ok(false)
     }
 
@@ -230,21 +230,17 @@ impl Watch<'_> {
         let WatchArguments { run, tags, key, parallel, .. } = self.arguments;
         let told = beside::read(&found.path);
         if let Err(error) = &told {
-            self.output.say(&format!("{error:#}; its metrics are left out"));
+            self.output.say(&format!("{}; its metrics are left out", exit::told(error)));
         }
         let told = told.unwrap_or_default();
-        let checkpoint = match self.find_pushed(found).await? {
-            Some(checkpoint) => checkpoint,
-            None => {
-                let (epoch, metrics) = (told.epoch, told.metrics.clone());
-                let destination =
-                    Destination { run: run.clone(), step: found.step, epoch, metrics, tags: tags.clone() };
-                let manner = Manner { key: key.clone(), parallel: (*parallel).into() };
-                let checkpoint = push::push(&self.client, self.output, &found.path, &destination, &manner).await?;
-                self.output.say(&format!("{}: stored as step {}", found.path.display(), found.step));
-                checkpoint
-            }
-        };
+        if let Some(checkpoint) = self.find_pushed(found).await? {
+            return self.tell(&checkpoint, &told).await;
+        }
+        let (epoch, metrics) = (told.epoch, told.metrics.clone());
+        let destination = Destination { run: run.clone(), step: found.step, epoch, metrics, tags: tags.clone() };
+        let manner = Manner { key: key.clone(), parallel: (*parallel).into() };
+        let checkpoint = push::push(&self.client, self.output, &found.path, &destination, &manner).await?;
+        self.output.say(&format!("{}: stored as step {}", found.path.display(), found.step));
         self.tell(&checkpoint, &told).await
     }
 
@@ -265,7 +261,7 @@ impl Watch<'_> {
         let is_newer = told.changed.map(DateTime::<Utc>::from).is_some_and(|changed| changed > checkpoint.created_at);
         let is_news = |(name, value): &(&String, &f64)| match checkpoint.metrics.get(*name) {
             None => true,
-            Some(known) => is_newer && known != *value,
+            Some(known) => is_newer && known.to_bits() != value.to_bits(),
         };
         let news: BTreeMap<String, Option<f64>> =
             told.metrics.iter().filter(is_news).map(|(name, value)| (name.clone(), Some(*value))).collect();
@@ -290,7 +286,8 @@ impl Watch<'_> {
         let is_outage =
             |error: &anyhow::Error| error.downcast_ref::<ClientError>().is_some_and(ClientError::is_transient);
         let say = |error: &anyhow::Error, pause: Duration| {
-            self.output.say(&format!("{error:#}; trying again in {:.0} seconds", pause.as_secs_f64()));
+            let told = exit::told(error);
+            self.output.say(&format!("{told}; trying again in {:.0} seconds", pause.as_secs_f64()));
         };
         attempt.retry(outage).when(is_outage).notify(say).await
     }
