@@ -76,7 +76,7 @@ async fn folders_are_pushed_averaged_by_a_worker_and_pulled_byte_for_byte(pool: 
     let blobs: i64 = sqlx::query_scalar("select count(*) from blobs").fetch_one(&pool).await.unwrap();
     assert_eq!(blobs, 3 * 3 + 3, "index, configuration and tokeniser are stored once");
 
-    let out = root.join("pulled").display().to_string();
+    let out = format!("{}/", root.join("pulled").display());
     assert!(command(&cluster, &["checkpoint", "pull", "2", "--run", "r", "--out", &out]).await);
     assert_eq!(files_of(Path::new(&out)), files_of(&folders[1]));
 

@@ -10,7 +10,7 @@ use barycenter_api::{Checkpoint, CheckpointFile, client::Client};
 use clap::Args;
 
 use super::tracking::Named;
-use crate::{artifact::refuse_existing, output::Output, progress::Bar};
+use crate::{artifact::refuse_existing, exit::usage, output::Output, progress::Bar};
 
 /// What to download.
 #[derive(Debug, Args)]
@@ -52,9 +52,10 @@ async fn pull_folder(
     out: &Path,
     bar: &Bar,
 ) -> anyhow::Result<()> {
-    let mut folder = out.as_os_str().to_owned();
-    folder.push(".part");
-    let folder = PathBuf::from(folder);
+    // Beside the goal, also where that was written with a `/` at its end.
+    let mut name = out.file_name().ok_or_else(|| usage(format!("{} has no name", out.display())))?.to_owned();
+    name.push(".part");
+    let folder = out.with_file_name(name);
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let mut done = 0;
     for file in files {
