@@ -1,6 +1,7 @@
 //! Checkpoints.
 
 use barycenter_core::checkpoint::Layout;
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{
@@ -15,6 +16,7 @@ use crate::{
     domain::{
         blob::Blob,
         checkpoint::{Checkpoint, InvalidReport, Reported},
+        checkpoint_files::Several,
         checkpoint_list::{Cursor, ListRequest},
         ids::{CheckpointId, RunId},
         layout::{Tensor, first_difference},
@@ -67,13 +69,20 @@ pub async fn accept_checkpoint(
 
 /// Names, dtypes and shapes of a file, and their digest.
 pub(super) struct FileLayout {
-    digest: String,
-    tensors: Vec<Tensor>,
+    pub(super) digest: String,
+    pub(super) tensors: Vec<Tensor>,
 }
 
 impl FileLayout {
     pub(super) fn of(layout: &Layout) -> Self {
         Self { digest: layout.digest(), tensors: tensors_of(layout) }
+    }
+
+    /// Notes that a blob is a safetensors file of this layout.
+    pub(super) async fn save(&self, conn: &mut PgConnection, digest_blake3: &str, now: DateTime<Utc>) -> AppResult<()> {
+        db::layouts::insert_layout(conn, &self.digest, &self.tensors, now).await?;
+        db::files::insert_tensor_file(conn, digest_blake3, &self.digest).await?;
+        Ok(())
     }
 }
 
@@ -125,7 +134,8 @@ pub(super) async fn publish_with(
         return Ok(PutOutcome::Existing(existing));
     }
     let blob = blobs::commit_blob(conn, upload, stored, state.clock.now()).await?;
-    insert(state, conn, place, layout, blob).await.map(PutOutcome::Created)
+    layout.save(conn, &blob.digest_blake3, state.clock.now()).await?;
+    insert(state, conn, place, layout, blob, None).await.map(PutOutcome::Created)
 }
 
 /// Makes bytes that lie where somebody else keeps them the checkpoint of a step, in the caller's transaction.
@@ -140,11 +150,12 @@ pub(super) async fn register_with(
         return Ok(PutOutcome::Existing(existing));
     }
     let blob = blobs::register_blob(conn, blob, state.clock.now()).await?;
-    insert(state, conn, place, layout, blob).await.map(PutOutcome::Created)
+    layout.save(conn, &blob.digest_blake3, state.clock.now()).await?;
+    insert(state, conn, place, layout, blob, None).await.map(PutOutcome::Created)
 }
 
 /// What comes before the blob: nobody else changes the run's checkpoints, the step is free, the layout is that of the run.
-async fn prepare(
+pub(super) async fn prepare(
     state: &AppState,
     conn: &mut PgConnection,
     place: &Place,
@@ -161,12 +172,14 @@ async fn prepare(
     Ok(None)
 }
 
-async fn insert(
+/// Inserts a checkpoint for which all is prepared: `blob` is its file, or the list of its files where it has several.
+pub(super) async fn insert(
     state: &AppState,
     conn: &mut PgConnection,
     place: Place,
     layout: &FileLayout,
     blob: Blob,
+    files: Option<Several>,
 ) -> AppResult<Checkpoint> {
     let Place { run_id, step, reported } = place;
     let checkpoint = Checkpoint {
@@ -175,6 +188,7 @@ async fn insert(
         step,
         reported,
         blob,
+        files,
         layout_blake3: layout.digest.clone(),
         tensor_count: layout.tensors.len() as u64,
         pinned: false,

@@ -11,7 +11,12 @@ use super::{
     AppResult, retention, rounds,
     transaction::{begin, commit, connection, rollback},
 };
-use crate::{db, domain::collection::Collected, state::AppState, storage::ObjectKey};
+use crate::{
+    db::{self, gc::Before},
+    domain::collection::Collected,
+    state::AppState,
+    storage::ObjectKey,
+};
 
 const EVERY: Duration = Duration::from_mins(10);
 /// Rows of each kind that one transaction removes: few enough to hold no lock for long.
@@ -28,7 +33,7 @@ pub async fn collect(state: &AppState) -> AppResult<Collected> {
     retention::apply_everywhere(state).await?;
     expire(state).await?;
     let now = state.clock.now();
-    let before = now - state.config.deletion.grace();
+    let before = before(state);
     let mut total = Collected::default();
     loop {
         let mut transaction = begin(state).await?;
@@ -52,6 +57,11 @@ pub async fn collect(state: &AppState) -> AppResult<Collected> {
     Ok(total)
 }
 
+fn before(state: &AppState) -> Before {
+    let now = state.clock.now();
+    Before { deleted: now - state.config.deletion.grace(), staged: now - state.config.uploads.patience() }
+}
+
 async fn expire(state: &AppState) -> AppResult<()> {
     let mut transaction = begin(state).await?;
     db::gc::mark_expired_artifacts(&mut transaction, state.clock.now()).await?;
@@ -64,7 +74,7 @@ pub async fn preview(state: &AppState) -> AppResult<Collected> {
     let mut total = Collected::default();
     let mut transaction = begin(state).await?;
     loop {
-        let removed = db::gc::purge(&mut transaction, now - state.config.deletion.grace(), BATCH, now).await?;
+        let removed = db::gc::purge(&mut transaction, before(state), BATCH, now).await?;
         if removed.is_nothing() {
             // At once: a transaction that is only dropped holds its locks a little longer, and a collection passes over them.
             rollback(transaction).await?;

@@ -162,7 +162,7 @@ async fn leased_base(conn: &mut PgConnection, id: uuid::Uuid) -> AppResult<Lease
     Ok(LeasedCandidate {
         checkpoint_id: base.checkpoint_id.0,
         step: base.step,
-        size_bytes: base.blob.size_bytes,
+        size_bytes: base.size_bytes(),
         digest_blake3: base.blob.digest_blake3,
     })
 }

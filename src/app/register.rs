@@ -60,10 +60,7 @@ pub async fn register_checkpoint(
     if let Some(existing) = existing {
         return render(PutOutcome::Existing(existing));
     }
-    let found = find(state, &new.url).await?;
-    let layout = check(state, &found, &new.digest_blake3).await?;
-    let blob =
-        Blob { digest_blake3: new.digest_blake3, size_bytes: found.size_bytes, object_key: found.key.to_string() };
+    let (blob, layout) = read(state, &new.url, &new.digest_blake3).await?;
     let place = Place { run_id, step: new.step, reported: new.reported };
     let now = state.clock.now();
     let mut transaction = begin(state).await?;
@@ -78,9 +75,17 @@ pub async fn register_checkpoint(
 }
 
 /// The reply that the same request got before.
-async fn answered(state: &AppState, request: Option<&IdempotentRequest>) -> AppResult<Option<Reply>> {
+pub(super) async fn answered(state: &AppState, request: Option<&IdempotentRequest>) -> AppResult<Option<Reply>> {
     let mut transaction = begin(state).await?;
     idempotency::replay(&mut transaction, request, state.clock.now()).await
+}
+
+/// Reads an object that lies below an allowed prefix: all of it has to be right.
+pub(super) async fn read(state: &AppState, url: &str, digest_blake3: &str) -> AppResult<(Blob, FileLayout)> {
+    let found = find(state, url).await?;
+    let layout = check(state, &found, digest_blake3).await?;
+    let digest_blake3 = digest_blake3.to_owned();
+    Ok((Blob { digest_blake3, size_bytes: found.size_bytes, object_key: found.key.to_string() }, layout))
 }
 
 async fn find(state: &AppState, url: &str) -> AppResult<FoundObject> {

@@ -151,9 +151,10 @@ async fn with_members(conn: &mut PgConnection, sets: Vec<SetRow>) -> DbResult<Ve
     let ids: Vec<Uuid> = sets.iter().map(|set| set.candidate_set_id).collect();
     let rows = sqlx::query_as!(
         MemberRow,
-        "select candidate_set_id, checkpoint_id, run_id, step, size_bytes, digest_blake3, layout_blake3
+        r#"select candidate_set_id, checkpoint_id, run_id, step, coalesce(files_bytes, size_bytes) as "size_bytes!",
+             digest_blake3, layout_blake3
          from candidate_set_members join checkpoints using (checkpoint_id) join blobs using (digest_blake3)
-         where candidate_set_id = any($1) order by candidate_set_id, position",
+         where candidate_set_id = any($1) order by candidate_set_id, position"#,
         &ids,
     )
     .fetch_all(conn)

@@ -47,10 +47,10 @@ pub async fn list_candidates(
     let run_ids: Vec<Uuid> = run_ids.iter().map(|id| id.0).collect();
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
-        "select checkpoint_id, run_id, step, size_bytes, digest_blake3, layout_blake3
+        r#"select checkpoint_id, run_id, step, coalesce(files_bytes, size_bytes) as "size_bytes!", digest_blake3, layout_blake3
          from checkpoints join blobs using (digest_blake3)
          where run_id = any($1) and checkpoint_id = any($2) and deleted_at is null
-         order by array_position($2, checkpoint_id)",
+         order by array_position($2, checkpoint_id)"#,
         &run_ids,
         &ids,
     )

@@ -25,7 +25,7 @@ macro_rules! page {
         sqlx::query_as!(
             CheckpointRow,
             r#"select checkpoint_id, c.run_id, c.step, epoch, metrics as "metrics: _", tags, digest_blake3, size_bytes,
-                   object_key, layout_blake3, tensor_count, pinned_at is not null as "pinned!", c.created_at
+                   object_key, file_count, files_bytes, layout_blake3, tensor_count, pinned_at is not null as "pinned!", c.created_at
                from "# + $source + r#" join blobs using (digest_blake3) join layouts using (layout_blake3)
                where c.deleted_at is null and c.step between $2 and $3
                  and c.tags @> $4 and c.created_at >= $5 and c.created_at < $6

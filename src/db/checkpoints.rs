@@ -10,6 +10,7 @@ use super::{DbError, DbResult};
 use crate::domain::{
     blob::Blob,
     checkpoint::{Checkpoint, Reported},
+    checkpoint_files::Several,
     ids::{CheckpointId, RunId},
 };
 
@@ -23,6 +24,8 @@ pub(super) struct CheckpointRow {
     pub(super) digest_blake3: String,
     pub(super) size_bytes: i64,
     pub(super) object_key: String,
+    pub(super) file_count: Option<i32>,
+    pub(super) files_bytes: Option<i64>,
     pub(super) layout_blake3: String,
     pub(super) tensor_count: i32,
     pub(super) pinned: bool,
@@ -41,6 +44,10 @@ impl TryFrom<CheckpointRow> for Checkpoint {
             step: row.step,
             reported: Reported { epoch: row.epoch, metrics: row.metrics.0, tags: row.tags },
             blob: Blob { digest_blake3: row.digest_blake3, size_bytes, object_key: row.object_key },
+            files: row
+                .file_count
+                .zip(row.files_bytes)
+                .map(|(count, bytes)| Several { count: count.unsigned_abs().into(), size_bytes: bytes.unsigned_abs() }),
             layout_blake3: row.layout_blake3,
             tensor_count: row.tensor_count.unsigned_abs().into(),
             pinned: row.pinned,
@@ -53,8 +60,9 @@ impl TryFrom<CheckpointRow> for Checkpoint {
 pub async fn insert_checkpoint(conn: &mut PgConnection, checkpoint: &Checkpoint) -> DbResult<bool> {
     let result = sqlx::query!(
         "insert into checkpoints
-             (checkpoint_id, run_id, step, epoch, metrics, tags, digest_blake3, layout_blake3, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             (checkpoint_id, run_id, step, epoch, metrics, tags, digest_blake3, layout_blake3, created_at,
+              file_count, files_bytes)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          on conflict (run_id, step) where deleted_at is null do nothing",
         checkpoint.checkpoint_id.0,
         checkpoint.run_id.0,
@@ -65,6 +73,8 @@ pub async fn insert_checkpoint(conn: &mut PgConnection, checkpoint: &Checkpoint)
         checkpoint.blob.digest_blake3,
         checkpoint.layout_blake3,
         checkpoint.created_at,
+        checkpoint.files.map(|files| files.count as i32),
+        checkpoint.files.map(|files| files.size_bytes as i64),
     )
     .execute(conn)
     .await?;
@@ -76,7 +86,7 @@ pub async fn find_checkpoint(conn: &mut PgConnection, id: CheckpointId) -> DbRes
     let row = sqlx::query_as!(
         CheckpointRow,
         r#"select checkpoint_id, run_id, step, epoch, metrics as "metrics: _", tags, digest_blake3, size_bytes,
-               object_key, layout_blake3, tensor_count, pinned_at is not null as "pinned!", checkpoints.created_at
+               object_key, file_count, files_bytes, layout_blake3, tensor_count, pinned_at is not null as "pinned!", checkpoints.created_at
            from checkpoints join blobs using (digest_blake3) join layouts using (layout_blake3)
            where checkpoint_id = $1 and deleted_at is null"#,
         id.0,
@@ -91,7 +101,7 @@ pub async fn find_checkpoint_at(conn: &mut PgConnection, run_id: RunId, step: i6
     let row = sqlx::query_as!(
         CheckpointRow,
         r#"select checkpoint_id, run_id, step, epoch, metrics as "metrics: _", tags, digest_blake3, size_bytes,
-               object_key, layout_blake3, tensor_count, pinned_at is not null as "pinned!", checkpoints.created_at
+               object_key, file_count, files_bytes, layout_blake3, tensor_count, pinned_at is not null as "pinned!", checkpoints.created_at
            from checkpoints join blobs using (digest_blake3) join layouts using (layout_blake3)
            where run_id = $1 and step = $2 and deleted_at is null"#,
         run_id.0,
@@ -107,7 +117,7 @@ pub async fn find_latest_checkpoint(conn: &mut PgConnection, run_id: RunId) -> D
     let row = sqlx::query_as!(
         CheckpointRow,
         r#"select checkpoint_id, run_id, step, epoch, metrics as "metrics: _", tags, digest_blake3, size_bytes,
-               object_key, layout_blake3, tensor_count, pinned_at is not null as "pinned!", checkpoints.created_at
+               object_key, file_count, files_bytes, layout_blake3, tensor_count, pinned_at is not null as "pinned!", checkpoints.created_at
            from checkpoints join blobs using (digest_blake3) join layouts using (layout_blake3)
            where run_id = $1 and deleted_at is null order by step desc limit 1"#,
         run_id.0,

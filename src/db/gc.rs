@@ -8,11 +8,20 @@ use uuid::Uuid;
 use super::DbResult;
 use crate::domain::collection::Collected;
 
-/// Removes up to `limit` things of each kind that were deleted at `before` or earlier and that nothing refers to, with the
-/// blobs that only they referred to. Objects of the latter are noted in `freed_objects`.
+/// Since when what goes has not been needed.
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    /// Deleted then or earlier.
+    pub deleted: DateTime<Utc>,
+    /// Uploaded as a file then or earlier, and no part of a checkpoint yet.
+    pub staged: DateTime<Utc>,
+}
+
+/// Removes up to `limit` things of each kind whose time is over and that nothing refers to, with the blobs that only they
+/// referred to. Objects of the latter are noted in `freed_objects`.
 pub async fn purge(
     conn: &mut PgConnection,
-    before: DateTime<Utc>,
+    Before { deleted: before, staged }: Before,
     limit: i64,
     now: DateTime<Utc>,
 ) -> DbResult<Collected> {
@@ -27,9 +36,10 @@ pub async fn purge(
     let jobs = purge_jobs(conn, before, limit, &mut digests).await?;
     let candidate_sets = purge_candidate_sets(conn, before, limit).await?;
     let checkpoints = purge_checkpoints(conn, before, limit, &mut digests).await?;
+    let staged_files = purge_staged_files(conn, before, staged, limit, &mut digests).await?;
     let runs = purge_runs(conn, before, limit).await?;
     let (objects, bytes) = free_blobs(conn, &digests, now).await?;
-    Ok(Collected { artifacts, jobs, candidate_sets, checkpoints, runs, objects, bytes })
+    Ok(Collected { artifacts, jobs, candidate_sets, checkpoints, staged_files, runs, objects, bytes })
 }
 
 async fn purge_artifacts(
@@ -101,18 +111,45 @@ async fn purge_checkpoints(
     limit: i64,
     digests: &mut Vec<String>,
 ) -> DbResult<u64> {
+    let ids: Vec<Uuid> = sqlx::query_scalar!(
+        "select checkpoint_id from checkpoints c
+         where deleted_at <= $1
+           and not exists (select from candidate_set_members m where m.checkpoint_id = c.checkpoint_id)
+           and not exists (select from run_aliases a where a.checkpoint_id = c.checkpoint_id)
+           and not exists (
+               select from jobs where (spec #>> '{lora,base_checkpoint_id}')::uuid = c.checkpoint_id
+                 and spec #>> '{lora,base_checkpoint_id}' is not null)
+         order by deleted_at limit $2 for update skip locked",
+        before,
+        limit,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let files =
+        sqlx::query_scalar!("delete from checkpoint_files where checkpoint_id = any($1) returning digest_blake3", &ids);
+    digests.extend(files.fetch_all(&mut *conn).await?);
+    let gone =
+        sqlx::query_scalar!("delete from checkpoints where checkpoint_id = any($1) returning digest_blake3", &ids);
+    digests.extend(gone.fetch_all(conn).await?);
+    Ok(ids.len() as u64)
+}
+
+/// Files that came for checkpoints which nobody has created.
+async fn purge_staged_files(
+    conn: &mut PgConnection,
+    before: DateTime<Utc>,
+    staged: DateTime<Utc>,
+    limit: i64,
+    digests: &mut Vec<String>,
+) -> DbResult<u64> {
     let gone = sqlx::query_scalar!(
-        "delete from checkpoints where checkpoint_id in (
-             select checkpoint_id from checkpoints c
-             where deleted_at <= $1
-               and not exists (select from candidate_set_members m where m.checkpoint_id = c.checkpoint_id)
-               and not exists (select from run_aliases a where a.checkpoint_id = c.checkpoint_id)
-               and not exists (
-                   select from jobs where (spec #>> '{lora,base_checkpoint_id}')::uuid = c.checkpoint_id
-                     and spec #>> '{lora,base_checkpoint_id}' is not null)
-             order by deleted_at limit $2 for update skip locked)
+        "delete from staged_files where (run_id, digest_blake3) in (
+             select f.run_id, f.digest_blake3 from staged_files f join runs using (run_id)
+             where staged_at <= $2 or runs.deleted_at <= $1
+             order by staged_at limit $3 for update of f skip locked)
          returning digest_blake3",
         before,
+        staged,
         limit,
     )
     .fetch_all(conn)
@@ -130,6 +167,7 @@ async fn purge_runs(conn: &mut PgConnection, before: DateTime<Utc>, limit: i64) 
                and not exists (select from checkpoints where checkpoints.run_id = runs.run_id)
                and not exists (select from candidate_sets where candidate_sets.run_id = runs.run_id)
                and not exists (select from jobs where jobs.run_id = runs.run_id)
+               and not exists (select from staged_files where staged_files.run_id = runs.run_id)
              order by deleted_at limit $2 for update skip locked)",
         before,
         limit,
@@ -152,6 +190,8 @@ async fn free_blobs(conn: &mut PgConnection, digests: &[String], now: DateTime<U
         "with freed as (
              delete from blobs where digest_blake3 = any($1)
                and not exists (select from checkpoints o where o.digest_blake3 = blobs.digest_blake3)
+               and not exists (select from checkpoint_files o where o.digest_blake3 = blobs.digest_blake3)
+               and not exists (select from staged_files o where o.digest_blake3 = blobs.digest_blake3)
                and not exists (select from datasets o where o.digest_blake3 = blobs.digest_blake3)
                and not exists (select from artifacts o where o.digest_blake3 = blobs.digest_blake3)
                and not exists (select from history_chunks o where o.digest_blake3 = blobs.digest_blake3)

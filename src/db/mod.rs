@@ -10,6 +10,7 @@ pub mod checkpoints;
 pub mod datasets;
 pub mod deletion;
 pub mod error;
+pub mod files;
 pub mod gc;
 pub mod history;
 pub mod idempotency;

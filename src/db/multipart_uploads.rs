@@ -49,6 +49,7 @@ impl UploadRow {
                 let reported: Reported = serde_json::from_value(beside).map_err(|_| self.inconsistent("beside"))?;
                 Ok(UploadTarget::Checkpoint { run_id: run_id.into(), step, reported })
             }
+            ("file", Some(run_id), None, None) => Ok(UploadTarget::File { run_id: run_id.into() }),
             ("dataset", None, None, Some(name)) => {
                 let told: ToldNormalisation =
                     serde_json::from_value(beside).map_err(|_| self.inconsistent("beside"))?;
@@ -106,6 +107,12 @@ fn columns(target: &UploadTarget) -> TargetColumns<'_> {
             step: Some(*step),
             dataset_name: None,
             beside: json(serde_json::to_value(reported)),
+        },
+        UploadTarget::File { run_id } => TargetColumns {
+            run_id: Some(run_id.0),
+            step: None,
+            dataset_name: None,
+            beside: Value::Object(serde_json::Map::new()),
         },
         UploadTarget::Dataset { name, told } => TargetColumns {
             run_id: None,
@@ -170,7 +177,8 @@ pub async fn find_open(
     let found = sqlx::query_scalar!(
         "update multipart_uploads set beside = $5
          where completed_at is null and digest_blake3 = $4
-             and (kind = 'checkpoint' and run_id = $1 and step = $2 or kind = 'dataset' and dataset_name = $3)
+             and (kind = 'checkpoint' and run_id = $1 and step = $2 or kind = 'dataset' and dataset_name = $3
+                 or kind = 'file' and run_id = $1 and $2::bigint is null)
              and exists (select 1 from uploads
                  where uploads.upload_id = multipart_uploads.upload_id and abandoned_at is null)
          returning upload_id",

@@ -102,8 +102,8 @@ pub struct Doomed {
 pub async fn list_doomed(conn: &mut PgConnection, ids: &[CheckpointId]) -> DbResult<Vec<Doomed>> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
-        "select checkpoint_id, step, size_bytes from checkpoints join blobs using (digest_blake3)
-         where checkpoint_id = any($1) order by step",
+        r#"select checkpoint_id, step, coalesce(files_bytes, size_bytes) as "size_bytes!"
+           from checkpoints join blobs using (digest_blake3) where checkpoint_id = any($1) order by step"#,
         &ids,
     )
     .fetch_all(conn)
@@ -121,9 +121,16 @@ pub async fn count_freed_bytes(conn: &mut PgConnection, ids: &[CheckpointId]) ->
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let bytes = sqlx::query_scalar!(
         r#"select coalesce(sum(size_bytes), 0)::bigint as "bytes!" from blobs
-           where not registered and digest_blake3 in (select digest_blake3 from checkpoints where checkpoint_id = any($1))
+           where not registered and digest_blake3 in (
+                 select digest_blake3 from checkpoints where checkpoint_id = any($1)
+                 union all
+                 select digest_blake3 from checkpoint_files where checkpoint_id = any($1))
              and not exists (
                  select from checkpoints o where o.digest_blake3 = blobs.digest_blake3 and o.checkpoint_id <> all($1))
+             and not exists (
+                 select from checkpoint_files o
+                 where o.digest_blake3 = blobs.digest_blake3 and o.checkpoint_id <> all($1))
+             and not exists (select from staged_files o where o.digest_blake3 = blobs.digest_blake3)
              and not exists (select from datasets o where o.digest_blake3 = blobs.digest_blake3)
              and not exists (select from artifacts o where o.digest_blake3 = blobs.digest_blake3)
              and not exists (select from history_chunks o where o.digest_blake3 = blobs.digest_blake3)"#,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     blob::Blob,
+    checkpoint_files::Several,
     ids::{CheckpointId, RunId},
     name::{check_word, shown},
 };
@@ -25,8 +26,10 @@ pub struct Checkpoint {
     pub step: i64,
     /// What training reported beside it.
     pub reported: Reported,
-    /// Its file.
+    /// Its file; the list of its files where it has several.
     pub blob: Blob,
+    /// Its files, where it has several.
+    pub files: Option<Several>,
     /// Digest of its layout.
     pub layout_blake3: String,
     /// Number of tensors.
@@ -35,6 +38,13 @@ pub struct Checkpoint {
     pub pinned: bool,
     /// When it was stored.
     pub created_at: DateTime<Utc>,
+}
+
+impl Checkpoint {
+    /// Bytes of all its files.
+    pub fn size_bytes(&self) -> u64 {
+        self.files.map_or(self.blob.size_bytes, |files| files.size_bytes)
+    }
 }
 
 /// What training reports beside a checkpoint.

@@ -13,6 +13,8 @@ pub struct Collected {
     pub candidate_sets: u64,
     /// Checkpoints.
     pub checkpoints: u64,
+    /// Files that came for checkpoints which nobody has created.
+    pub staged_files: u64,
     /// Runs.
     pub runs: u64,
     /// Objects that nothing refers to any more.
@@ -24,7 +26,7 @@ pub struct Collected {
 impl Collected {
     /// Whether no row was removed.
     pub fn is_nothing(&self) -> bool {
-        self.artifacts + self.jobs + self.candidate_sets + self.checkpoints + self.runs == 0
+        self.artifacts + self.jobs + self.candidate_sets + self.checkpoints + self.staged_files + self.runs == 0
     }
 }
 
@@ -34,6 +36,7 @@ impl AddAssign for Collected {
         self.jobs += other.jobs;
         self.candidate_sets += other.candidate_sets;
         self.checkpoints += other.checkpoints;
+        self.staged_files += other.staged_files;
         self.runs += other.runs;
         self.objects += other.objects;
         self.bytes += other.bytes;

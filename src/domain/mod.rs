@@ -5,6 +5,7 @@ pub mod artifact;
 pub mod blob;
 pub mod candidate_set;
 pub mod checkpoint;
+pub mod checkpoint_files;
 pub mod checkpoint_list;
 pub mod clock;
 pub mod collection;

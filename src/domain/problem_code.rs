@@ -62,6 +62,7 @@ problem_codes! {
     UploadNotFound = "upload_not_found", 404, Never, "There is no such upload, or it was aborted or removed";
     ObjectNotFound = "object_not_found", 404, Never, "There is no object at the URL";
     AliasNotFound = "alias_not_found", 404, Never, "The run has no such alias";
+    FileNotFound = "file_not_found", 404, Never, "There is no such file";
     MethodNotAllowed = "method_not_allowed", 405, Never, "The path does not support this method";
     PrefixNotAllowed = "prefix_not_allowed", 403, Never, "The URL does not lie below a prefix that the server allows";
     NameTaken = "name_taken", 409, Never, "Something else already has this name";
@@ -75,6 +76,8 @@ problem_codes! {
     DirectUploadUnsupported = "direct_upload_unsupported", 409, Never, "The object store signs no URLs: parts go through the server";
     PartBusy = "part_busy", 409, Later, "Another request is sending the same part";
     PartsMissing = "parts_missing", 409, Never, "Parts of the upload are missing";
+    FilesMissing = "files_missing", 409, Never, "Files of the checkpoint have not been uploaded";
+    SeveralFiles = "several_files", 409, Never, "The checkpoint has several files: each is read by its name";
     OffsetDiffers = "offset_differs", 409, Never, "The upload stands at another offset";
     TusVersion = "tus_version", 412, Never, "The request speaks another version of tus than the server";
     PreconditionFailed = "precondition_failed", 412, Never, "The thing is no longer in the version that `If-Match` names";
@@ -88,6 +91,7 @@ problem_codes! {
     AppendTooSmall = "append_too_small", 422, Never, "What was appended is less than a part of the upload";
     PartLength = "part_length", 422, Never, "A part is longer or shorter than its place in the file";
     InvalidFile = "invalid_file", 422, Never, "The file is not what its format says";
+    InvalidFiles = "invalid_files", 422, Never, "The files do not make a checkpoint";
     LayoutDiffers = "layout_differs", 422, Never, "Tensors of two checkpoints differ in name, dtype or shape";
     NotFinite = "not_finite", 422, Never, "A tensor holds NaN or infinity";
     DigestDiffers = "digest_differs", 422, Never, "The bytes received have another digest than was announced";

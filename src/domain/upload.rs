@@ -39,7 +39,7 @@ pub struct MultipartUpload {
     pub created_at: DateTime<Utc>,
     /// When its parts began to be put together.
     pub sealed_at: Option<DateTime<Utc>>,
-    /// The checkpoint or dataset that it became.
+    /// The checkpoint or dataset that it became; of a file, the run in which its digest finds it.
     pub outcome_id: Option<Uuid>,
 }
 
@@ -66,6 +66,11 @@ pub enum UploadTarget {
         /// What training reports.
         reported: Reported,
     },
+    /// A file for a checkpoint that is made once all its files are there.
+    File {
+        /// The run.
+        run_id: RunId,
+    },
     /// A dataset.
     Dataset {
         /// Unique name.
@@ -80,6 +85,7 @@ impl UploadTarget {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Checkpoint { .. } => "checkpoint",
+            Self::File { .. } => "file",
             Self::Dataset { .. } => "dataset",
         }
     }

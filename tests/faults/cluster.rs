@@ -30,6 +30,11 @@ impl Process {
         tokio::task::spawn_blocking(move || self.0.wait().unwrap().success()).await.unwrap()
     }
 
+    /// As service managers do.
+    pub fn terminate(&self) {
+        assert!(Command::new("kill").arg(self.0.id().to_string()).status().unwrap().success());
+    }
+
     /// `kill -9`: no handler runs, no destructor, no goodbye.
     pub fn kill(mut self) {
         self.0.kill().unwrap();

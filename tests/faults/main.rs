@@ -4,9 +4,11 @@
 
 mod adapters;
 mod cluster;
+mod folders;
 mod inputs;
 mod regression;
 mod uploads;
+mod watch;
 
 use barycenter_api::{AttemptState, HistoryQuery, JobState, PushCheckpoint, client::ByteCounter};
 use cluster::Cluster;

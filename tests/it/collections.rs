@@ -19,6 +19,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
+    checkpoint_files::{create_body, staged_path},
     harness::{TestApp, TestResponse, files::digest},
     scene::{self, Scene, finish_body, snapshots},
 };
@@ -52,8 +53,10 @@ impl World {
 
     async fn act(&mut self, [kind, a, b]: Operation) {
         let run = RUNS[usize::from(a) % RUNS.len()];
-        match kind % 16 {
-            0..=3 => self.push(run, a, b).await,
+        match kind % 18 {
+            0..=2 => self.push(run, a, b).await,
+            3 | 16 => self.push_files(run, a, b).await,
+            17 => self.stage(run, b).await,
             4 => self.freeze(run, b).await,
             5 | 6 => self.job(a, b).await,
             7 | 8 => self.delete(a, b).await,
@@ -77,6 +80,30 @@ impl World {
         } else {
             refused(&pushed);
         }
+    }
+
+    /// A checkpoint of two files with weights, their index and a configuration that many share; not all of them always come.
+    async fn push_files(&mut self, run: &str, a: u8, b: u8) {
+        let files = sharded(b % 6, b % 2);
+        for (name, bytes) in files.iter().take(if b.is_multiple_of(7) { 2 } else { 4 }) {
+            refused(&self.app().put(&staged_path(run, name, bytes), bytes.clone()).await);
+        }
+        let body = create_body((a / 2 % 12).into(), &files);
+        let made = self.app().post(&format!("/v1/runs/{run}/checkpoints"), body).await;
+        if made.status == 201 {
+            let id = made.json::<Checkpoint>(201).checkpoint_id;
+            self.note("checkpoints", id);
+            self.note("checkpoints of files", id);
+        } else {
+            refused(&made);
+        }
+    }
+
+    /// A file that comes for a checkpoint which nobody creates, or not yet.
+    async fn stage(&self, run: &str, b: u8) {
+        let files = sharded(b % 6, b % 3);
+        let (name, bytes) = &files[usize::from(b) % files.len()];
+        refused(&self.app().put(&staged_path(run, name, bytes), bytes.clone()).await);
     }
 
     async fn freeze(&mut self, run: &str, b: u8) {
@@ -206,7 +233,8 @@ impl World {
     /// The store holds the bytes of every row, deleted or not, and no others; nothing that is there needs what is not.
     async fn check(&self) {
         let held: BTreeSet<String> = self.objects().await.values().map(|bytes| digest(bytes)).collect();
-        let owners = "select digest_blake3 from checkpoints union select digest_blake3 from artifacts
+        let owners = "select digest_blake3 from checkpoints union select digest_blake3 from checkpoint_files
+            union select digest_blake3 from staged_files union select digest_blake3 from artifacts
             union select digest_blake3 from history_chunks union select digest_blake3 from datasets";
         assert_eq!(held, self.texts(owners).await, "bytes in the store and bytes that rows refer to");
         self.app().assert_no_orphans().await;
@@ -236,7 +264,7 @@ impl World {
         for run in RUNS {
             self.app().delete(&format!("/v1/runs/{run}/retention")).await;
         }
-        self.app().clock.advance(Duration::from_hours(2));
+        self.app().clock.advance(Duration::from_hours(73));
         let said = gc::preview(&self.app().state).await.unwrap();
         let before = self.bytes_in_store().await;
         let done = gc::collect(&self.app().state).await.unwrap();
@@ -248,6 +276,11 @@ impl World {
             assert_eq!(left, 0, "deleted rows of {table} left");
         }
     }
+}
+
+/// The tensors of [`scene::checkpoint`] in two files, with an index and a configuration.
+fn sharded(seed: u8, configuration: u8) -> Vec<(String, Vec<u8>)> {
+    crate::checkpoint_files::sharded(f32::from(seed), &format!("{{\"a\":{configuration}}}"))
 }
 
 /// A request may be refused; the server may not fail.
@@ -272,7 +305,9 @@ async fn no_history_loses_a_byte_that_is_needed_or_keeps_one_that_is_not(pool: P
     }
     let made = |things: &str| world.ids.get(things).map_or(0, Vec::len);
     assert!(
-        ["checkpoints", "candidate_sets", "jobs", "artifacts"].iter().all(|things| made(things) > 5),
+        ["checkpoints", "checkpoints of files", "candidate_sets", "jobs", "artifacts"]
+            .iter()
+            .all(|things| made(things) > 5),
         "{:?}",
         world.ids
     );

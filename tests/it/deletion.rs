@@ -189,7 +189,8 @@ async fn a_collection_that_died_before_the_store_is_taken_up_by_the_next(pool: P
     app.clock.advance(GRACE);
     let now = barycenter::domain::clock::Clock::now(app.clock.as_ref());
     let mut transaction = app.state.pool.begin().await.unwrap();
-    let removed = barycenter::db::gc::purge(&mut transaction, now, 10, now).await.unwrap();
+    let before = barycenter::db::gc::Before { deleted: now, staged: now };
+    let removed = barycenter::db::gc::purge(&mut transaction, before, 10, now).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(app.state.store.list_keys().await.unwrap().len(), 3, "the object is still there");
     let collected = gc::collect(&app.state).await.unwrap();

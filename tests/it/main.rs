@@ -4,6 +4,8 @@
 mod aliases;
 mod artifacts;
 mod candidate_sets;
+mod checkpoint_files;
+mod checkpoint_files_refused;
 mod collections;
 mod content;
 mod dataset_kinds;

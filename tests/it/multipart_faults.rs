@@ -87,7 +87,7 @@ async fn whatever_point_it_is_disturbed_at_a_restart_sends_only_what_is_missing(
     for (step, (point, fault)) in every_fault().into_iter().enumerate() {
         let step = step as i64;
         // The files differ in length, which one run would refuse.
-        for statement in ["delete from checkpoints", "delete from layouts"] {
+        for statement in ["delete from checkpoints", "delete from tensor_files", "delete from layouts"] {
             sqlx::query(statement).execute(&pool).await.unwrap();
         }
         disturbed(&pool, &faulty, step, point, fault).await;

@@ -102,9 +102,13 @@ pub struct Checkpoint {
     pub metrics: BTreeMap<String, f64>,
     /// Tags.
     pub tags: Vec<String>,
-    /// Size of the file.
+    /// Size of the file, of all files where it has several.
     pub size_bytes: u64,
-    /// BLAKE3 digest of the file; also its `ETag`.
+    /// Number of files, where it was made of uploaded files: each is read at `/files/{name}`. Absent where it is one safetensors
+    /// file, read at `/content`.
+    #[serde(default)]
+    pub file_count: Option<u64>,
+    /// BLAKE3 digest of the file; of the list of its files where it was made of uploaded files.
     pub digest_blake3: String,
     /// BLAKE3 digest of names, dtypes and shapes: equal where two checkpoints can be averaged.
     pub layout_blake3: String,
@@ -126,4 +130,36 @@ pub struct TensorInfo {
     pub dtype: String,
     /// Shape, row-major.
     pub shape: Vec<u64>,
+}
+
+/// Which checkpoint to compare with.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CompareTensors {
+    /// Id of the other checkpoint.
+    pub with: Uuid,
+}
+
+/// Tensors that two checkpoints share byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EqualTensors {
+    /// The checkpoint.
+    pub checkpoint_id: Uuid,
+    /// Its step.
+    pub step: i64,
+    /// The checkpoint that it was compared with.
+    pub with: Uuid,
+    /// The step of that.
+    pub with_step: i64,
+    /// Number of the checkpoint's tensors.
+    pub tensor_count: u64,
+    /// Their bytes.
+    pub tensor_bytes: u64,
+    /// Number of those that are equal in name, dtype, shape and every byte.
+    pub equal_count: u64,
+    /// Their bytes.
+    pub equal_bytes: u64,
+    /// Their names, sorted.
+    pub equal: Vec<String>,
 }

@@ -8,6 +8,7 @@ mod artifact;
 mod binary;
 mod candidate_set;
 mod checkpoint;
+mod checkpoint_file;
 #[cfg(feature = "client")]
 pub mod client;
 mod dataset;
@@ -31,7 +32,12 @@ pub use candidate_set::{
     Among, CandidateSet, CandidateSetDiff, CandidateSetRule, CreateCandidateSet, Direction, ListCandidateSets, Member,
     PlacedMember,
 };
-pub use checkpoint::{Checkpoint, EditCheckpoint, ListCheckpoints, PushCheckpoint, SortOrder, TensorInfo};
+pub use checkpoint::{
+    Checkpoint, CompareTensors, EditCheckpoint, EqualTensors, ListCheckpoints, PushCheckpoint, SortOrder, TensorInfo,
+};
+pub use checkpoint_file::{
+    CheckpointFile, CreateCheckpoint, FileKind, NamedFile, PutFile, RegisterFile, StagedFile, StagedKind, file_list,
+};
 pub use dataset::{Dataset, DatasetKind, Normalisation, PushDataset};
 pub use deletion::{Deleted, DoomedCheckpoint, KeepBest, Retention, RetentionPreview};
 pub use history::{CandidateRef, CoefficientTable, History, HistoryQuery, HistorySnapshot, TableFormat, TableQuery};

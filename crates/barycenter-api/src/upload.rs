@@ -43,6 +43,11 @@ pub enum UploadTarget {
         #[serde(default)]
         tags: Vec<String>,
     },
+    /// A safetensors file for a checkpoint of several files, which is made once all of them are there.
+    File {
+        /// The run, by name or id; answers have the id.
+        run: String,
+    },
     /// A dataset.
     Dataset {
         /// Unique name.

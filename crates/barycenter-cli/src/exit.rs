@@ -52,7 +52,7 @@ pub fn code(outcome: anyhow::Result<Outcome>) -> ExitCode {
 }
 
 /// The error and its causes, apart from those that the text before them tells already.
-fn told(error: &anyhow::Error) -> String {
+pub fn told(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {

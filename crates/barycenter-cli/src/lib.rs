@@ -13,6 +13,7 @@ mod exit;
 mod job;
 mod output;
 mod progress;
+mod push;
 mod retention;
 mod run;
 mod set;
@@ -22,6 +23,7 @@ mod size;
 mod spec;
 mod tables;
 mod tensor_rule;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -54,6 +56,13 @@ pub enum Command {
     /// Averaged models.
     #[command(after_help = EXIT_CODES)]
     Artifact(On<artifact::ArtifactCommand>),
+    /// Push the checkpoints that a cluster writes into a folder, as soon as they are finished.
+    ///
+    /// Safetensors files, PyTorch files (converted here), indexes and folders of either, whose names tell the step. Metrics are
+    /// read from `NAME.json` or `NAME.metrics.json` beside a file, from `metrics.json` or `trainer_state.json` in a folder.
+    /// Nothing is remembered: what the server has is not sent again. An outage of the server is waited for.
+    #[command(after_help = EXIT_CODES)]
+    Watch(watch::WatchArguments),
     /// Average files on this machine; needs no server.
     #[command(after_help = EXIT_CODES)]
     Average(AverageArguments),
@@ -81,6 +90,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Set(on) => set::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Job(on) => job::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Artifact(on) => artifact::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Watch(arguments) => watch::run(arguments).await,
         Command::Average(arguments) => average::run(arguments).await,
     }
 }

@@ -96,6 +96,10 @@ fn every_documented_line_is_understood() {
         "run retention preview r --keep-last 5",
         "average a b c --out m --weights 0.2,-0.3,1.1",
         "average a b --out m --shard-size 2GB --key model.state_dict",
+        "watch DIR --run r --create-run --tag x --settle 2 --poll 60 --parallel 8",
+        "watch DIR --run r --once --step-pattern model_(?<step>[0-9]+) --key model -q",
+        "checkpoint pull latest --run r --out folder",
+        &format!("checkpoint pull {ID} --out m.safetensors"),
         "checkpoint push a.pt --run r --step 3 --key model",
     ] {
         parse(&format!("barycenter {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -115,6 +119,8 @@ fn wrong_usage_is_refused_by_name() {
     assert!(refused("barycenter checkpoint list --run r --asc --desc").contains("--desc"));
     assert!(refused("barycenter set create --run r --steps 5").contains("FROM:TO"));
     assert!(refused("barycenter checkpoint push a --run r --metric loss").contains("NAME=VALUE"));
+    assert!(refused("barycenter watch d --run r --step-pattern [0-9]+").contains("no group `step`"));
+    assert!(refused("barycenter watch d --run r --settle 0").contains("no time to wait"));
     assert!(refused("barycenter job show nonsense").contains("nonsense"));
     assert!(refused("barycenter average a --out m").contains("CHECKPOINT"));
     assert!(refused("barycenter average a b --out m --shard-size 2TB").contains("2GB, 500MB"));

@@ -17,6 +17,7 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 use crate::{
     cache::Cache,
     compute::{self, Inputs, Product},
+    fetch::Model,
     journal::{Ending, Journal},
     report::report,
 };
@@ -95,22 +96,26 @@ impl Attempt<'_> {
             .datasets
             .iter()
             .map(|d| (format!("/v1/datasets/{}/content", d.dataset_id), d.size_bytes, &d.digest_blake3));
-        let candidates = lease
-            .candidates
-            .iter()
-            .chain(&lease.base)
-            .map(|c| (format!("/v1/checkpoints/{}/content", c.checkpoint_id), c.size_bytes, &c.digest_blake3));
         let mut paths = Vec::with_capacity(total as usize);
-        for (url_path, size_bytes, digest) in datasets.chain(candidates) {
+        for (url_path, size_bytes, digest) in datasets {
             self.journal.report(Phase::Fetch, paths.len() as u64, total).map_err(Failure::from)?;
             let fetch = || self.cache.fetch(self.client, &url_path, size_bytes, digest);
             paths.push(fetch.retry(patience()).when(ClientError::is_transient).await.map_err(Failure::from)?);
         }
-        if let Err(error) = self.cache.evict(&paths.iter().cloned().collect::<HashSet<_>>()) {
+        let mut in_use: HashSet<_> = paths.iter().cloned().collect();
+        let mut candidates = Vec::new();
+        for candidate in lease.candidates.iter().chain(&lease.base) {
+            let done = (paths.len() + candidates.len()) as u64;
+            self.journal.report(Phase::Fetch, done, total).map_err(Failure::from)?;
+            let fetch = || Model::fetch(self.client, self.cache, candidate);
+            let model = fetch.retry(patience()).when(ClientError::is_transient).await.map_err(Failure::from)?;
+            in_use.extend(model.cached().cloned());
+            candidates.push(model);
+        }
+        if let Err(error) = self.cache.evict(&in_use) {
             warn!(%error, "the cache could not be trimmed");
         }
-        let base = lease.base.as_ref().and_then(|_| paths.pop());
-        let candidates = paths.split_off(lease.datasets.len());
+        let base = lease.base.as_ref().and_then(|_| candidates.pop());
         Ok(Inputs { candidates, base, datasets: paths })
     }
 

@@ -13,7 +13,7 @@ use barycenter_api::{Lease, LeasedDataset, Phase};
 use barycenter_core::{
     Error, Result,
     average::{AverageData, Averaging, Outcome, Part, State},
-    checkpoint::{CheckpointFile, Written},
+    checkpoint::{self, OpenOptions, Written},
     data::{Dataset, split},
     network::Network,
     projection::Projection,
@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use crate::{
     cache::Cache,
     convert,
+    fetch::Model,
     journal::{Journal, Reporter},
     lora::{self, Models},
 };
@@ -36,11 +37,11 @@ pub(crate) fn thread_pool(threads: Option<NonZeroUsize>) -> anyhow::Result<Arc<T
 }
 
 /// The fetched files of a lease, in its order.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Inputs {
-    pub candidates: Vec<PathBuf>,
+    pub candidates: Vec<Model>,
     /// The base model, where the candidates are adapters.
-    pub base: Option<PathBuf>,
+    pub base: Option<Model>,
     pub datasets: Vec<PathBuf>,
 }
 
@@ -73,8 +74,10 @@ pub(crate) fn run(
     let spec = &lease.spec;
     let network: Arc<dyn Network> = Arc::from(convert::network(&spec.network).build()?);
     let has_batch_norm = network.has_batch_norm();
-    let models = models(lease, inputs, cache)?;
-    let candidates = models.files.iter().map(CheckpointFile::open).collect::<Result<Vec<_>>>()?;
+    let stored: Vec<PathBuf> = inputs.candidates.iter().map(|model| model.path().to_owned()).collect();
+    let models = models(lease, inputs, &stored, cache)?;
+    let candidates =
+        models.files.iter().map(|path| checkpoint::open(path, &OpenOptions::default())).collect::<Result<Vec<_>>>()?;
     let names: Vec<_> = lease.candidates.iter().map(|c| format!("step {} ({})", c.step, c.checkpoint_id)).collect();
     let datasets = Datasets::open(lease, inputs)?;
     let data = datasets.parts(lease)?;
@@ -94,7 +97,7 @@ pub(crate) fn run(
 
     let found = (&averaging, &outcome);
     let of_adapters = match &spec.lora {
-        Some(spec) => lora::write(spec, &inputs.candidates, &names, found, dtype, artifact)?,
+        Some(spec) => lora::write(spec, &stored, &names, found, dtype, artifact)?,
         None => None,
     };
     let (written, lora) = if let Some((written, report)) = of_adapters {
@@ -124,13 +127,13 @@ pub(crate) fn run(
 }
 
 /// The candidates as models.
-fn models(lease: &Lease, inputs: &Inputs, cache: &Cache) -> Result<Models> {
+fn models(lease: &Lease, inputs: &Inputs, stored: &[PathBuf], cache: &Cache) -> Result<Models> {
     match (&lease.spec.lora, &inputs.base) {
-        (Some(lora), Some(base)) => Models::adapted(lora, base, &inputs.candidates, cache.scratch()),
+        (Some(lora), Some(base)) => Models::adapted(lora, base.path(), stored, cache.scratch()),
         (Some(_), None) => Err(Error::input("the lease has no base model for its adapters")),
         (None, _) => {
             let digests = lease.candidates.iter().map(|candidate| candidate.digest_blake3.clone()).collect();
-            Ok(Models::stored(inputs.candidates.clone(), digests))
+            Ok(Models::stored(stored.to_vec(), digests))
         }
     }
 }

@@ -8,6 +8,7 @@ mod attempt;
 mod cache;
 mod compute;
 mod convert;
+mod fetch;
 mod journal;
 mod lora;
 mod report;

@@ -13,7 +13,7 @@ use barycenter_api::{LoraReport, LoraResult, LoraSpec};
 use barycenter_core::{
     Error, Result,
     average::{Averaging, Outcome},
-    checkpoint::{CheckpointFile, Dtype, Written},
+    checkpoint::{self, CheckpointFile, Dtype, OpenOptions, Written},
     merge::lora::{AdapterGoal, apply_adapter, merge_adapters},
 };
 use tempfile::TempDir;
@@ -37,18 +37,23 @@ impl Models {
     /// The base model with each of the adapters in it, under `scratch`.
     pub(crate) fn adapted(lora: &LoraSpec, base: &Path, adapters: &[PathBuf], scratch: &Path) -> Result<Self> {
         let folder = TempDir::new_in(scratch).map_err(|e| Error::io(scratch, e))?;
-        let base = CheckpointFile::open(base)?;
+        let base = open(base)?;
         let (mut files, mut digests) = (Vec::new(), Vec::new());
         for (index, adapter) in adapters.iter().enumerate() {
             let path = folder.path().join(format!("{index}.safetensors"));
             let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
-            let adapter = CheckpointFile::open(adapter)?;
+            let adapter = open(adapter)?;
             let written = apply_adapter(&base, &adapter, lora.scale, lora.transposed, BufWriter::new(file))?;
             files.push(path);
             digests.push(written.digest_blake3);
         }
         Ok(Self { folder: Some(folder), files, digests })
     }
+}
+
+/// A stored checkpoint, of one file or of several.
+fn open(path: &Path) -> Result<CheckpointFile> {
+    checkpoint::open(path, &OpenOptions::default())
 }
 
 /// Writes what the spec asks for in place of the averaged model: `None` where that is the model itself.
@@ -65,8 +70,8 @@ pub(crate) fn write(
         LoraResult::Delta {} => AdapterGoal::Delta { transposed: lora.transposed },
         LoraResult::Adapter { rank } => AdapterGoal::Adapter { rank: rank.into() },
     };
-    let open = |path: &PathBuf| Ok((CheckpointFile::open(path)?, lora.scale));
-    let adapters = adapters.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let scaled = |path: &PathBuf| Ok((open(path)?, lora.scale));
+    let adapters = adapters.iter().map(scaled).collect::<Result<Vec<_>>>()?;
     let weights_of = |module: Option<&barycenter_core::merge::lora::AdaptedModule>| match module {
         // Adapters of jobs are factors alone: there is no other tensor to weigh.
         None => Ok(vec![0.0; adapters.len()]),

@@ -20,7 +20,7 @@ use crate::{
         AppError, AppResult, PutOutcome,
         blobs::{self, PendingUpload},
         checkpoints::{self, FileLayout},
-        datasets,
+        datasets, files,
         finite::cut_element,
         tensor_file::{digest_differs, invalid_file, not_finite},
         transaction::{begin, commit},
@@ -140,11 +140,15 @@ async fn publish_with(
         let (PutOutcome::Created(dataset) | PutOutcome::Existing(dataset)) = outcome;
         return Ok(dataset.dataset_id.0);
     }
-    let UploadTarget::Checkpoint { run_id, step, reported } = upload.target.clone() else {
-        return Err(AppError::internal("what is no dataset is a checkpoint"));
-    };
-    let place = checkpoints::Place { run_id, step, reported };
     let file_layout = FileLayout::of(layout);
+    let place = match upload.target.clone() {
+        UploadTarget::Checkpoint { run_id, step, reported } => checkpoints::Place { run_id, step, reported },
+        UploadTarget::File { run_id } => {
+            files::publish_with(state, conn, run_id, pending, stored, Some(&file_layout)).await?;
+            return Ok(run_id.0);
+        }
+        UploadTarget::Dataset { .. } => return Err(AppError::internal("a dataset was checked and is none")),
+    };
     let outcome = checkpoints::publish_with(state, conn, place, &file_layout, pending, stored).await?;
     let (PutOutcome::Created(checkpoint) | PutOutcome::Existing(checkpoint)) = outcome;
     Ok(checkpoint.checkpoint_id.0)

@@ -8,7 +8,7 @@ use crate::{
     app::{
         AppError, AppResult,
         blobs::{self, PendingUpload},
-        checkpoints, datasets,
+        checkpoints, datasets, files,
         idempotency::{self, IdempotentRequest, Reply},
         runs::find_run_with,
         tensor_file::{is_digest, no_digest},
@@ -51,6 +51,11 @@ pub enum NewTarget {
         /// What training reports.
         reported: Reported,
     },
+    /// A file for a checkpoint that is made once all its files are there.
+    File {
+        /// The run, by id or name.
+        run: String,
+    },
     /// A dataset.
     Dataset {
         /// Unique name.
@@ -78,7 +83,7 @@ impl NewUpload {
             NewTarget::Checkpoint { step, .. } if *step < 0 => {
                 return Err(AppError::invalid_field("target.step", "must not be below 0"));
             }
-            NewTarget::Checkpoint { .. } => {}
+            NewTarget::Checkpoint { .. } | NewTarget::File { .. } => {}
             NewTarget::Dataset { name, .. } => {
                 check_name(name).map_err(|detail| AppError::invalid_field("target.name", detail))?;
             }
@@ -147,6 +152,7 @@ async fn resolve(conn: &mut PgConnection, target: NewTarget) -> AppResult<Upload
         NewTarget::Checkpoint { run, step, reported } => {
             UploadTarget::Checkpoint { run_id: find_run_with(conn, &run).await?.run_id, step, reported }
         }
+        NewTarget::File { run } => UploadTarget::File { run_id: find_run_with(conn, &run).await?.run_id },
         NewTarget::Dataset { name, told } => UploadTarget::Dataset { name, told },
     })
 }
@@ -193,6 +199,7 @@ async fn find_outcome(conn: &mut PgConnection, target: &UploadTarget, digest: &s
             let existing = checkpoints::find_same(conn, *run_id, *step, digest).await?;
             Ok(existing.map(|checkpoint| checkpoint.checkpoint_id.0))
         }
+        UploadTarget::File { run_id } => Ok(files::find_same(conn, *run_id, digest, true).await?.map(|_| run_id.0)),
         // What is told beside the file may differ, which the file's own header decides: that is for the end.
         UploadTarget::Dataset { told, .. } if *told != ToldNormalisation::default() => Ok(None),
         UploadTarget::Dataset { name, .. } => {

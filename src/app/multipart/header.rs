@@ -86,6 +86,8 @@ pub(super) async fn check_target(conn: &mut PgConnection, upload: &MultipartUplo
         UploadTarget::Checkpoint { run_id, .. } => {
             checkpoints::check_layout(conn, *run_id, &FileLayout::of(layout)).await
         }
+        // Which tensors a file of several must have is for the checkpoint's index to say.
+        UploadTarget::File { .. } => Ok(()),
         UploadTarget::Dataset { .. } => dataset(upload, layout).map(drop),
     }
 }

@@ -39,7 +39,8 @@ pub struct Progress {
     pub length: u64,
 }
 
-/// Begins an upload; `metadata` is the `Upload-Metadata` header: `run` and `step`, or `dataset`, and what the single PUT takes
+/// Begins an upload; `metadata` is the `Upload-Metadata` header: `run` and `step`, `run` and `file` (without a
+/// value), or `dataset`, and what the single PUT takes
 /// as query parameters.
 pub async fn create_upload(
     state: &AppState,
@@ -84,11 +85,14 @@ fn target(told: &mut BTreeMap<String, String>) -> AppResult<NewTarget> {
     }
     let required = |key: &str, value: Option<String>| {
         value.ok_or_else(|| {
-            let detail = format!("lacks `{key}`: a checkpoint needs `run` and `step`, a dataset `dataset`");
+            let detail = format!("lacks `{key}`: a checkpoint needs `run` and `step`, a file of several `run` and `file`, a dataset `dataset`");
             AppError::invalid_field("upload-metadata", detail)
         })
     };
     let run = required("run", told.remove("run"))?;
+    if told.remove("file").is_some() {
+        return Ok(NewTarget::File { run });
+    }
     let step = required("step", told.remove("step"))?;
     let step = step.parse().map_err(|_| {
         AppError::invalid_field("upload-metadata.step", format!("`{}` is not a whole number", shown(&step)))

@@ -8,6 +8,7 @@ use axum::{
 use barycenter_api::{Checkpoint, EditCheckpoint, ListCheckpoints, Page, PushCheckpoint, SortOrder, TensorInfo};
 use utoipa_axum::routes;
 
+use super::checkpoint_files;
 use crate::{
     app::{self, AppError, AppResult, checkpoints::NewCheckpoint},
     domain::{
@@ -29,7 +30,7 @@ use crate::{
 pub(super) fn router() -> ApiRouter {
     ApiRouter::new()
         .routes(routes!(push_checkpoint, show_named_checkpoint))
-        .routes(routes!(list_checkpoints))
+        .routes(routes!(list_checkpoints, checkpoint_files::create_checkpoint))
         .routes(routes!(show_checkpoint, edit_checkpoint))
         .routes(routes!(pin_checkpoint, unpin_checkpoint))
         .routes(routes!(read_checkpoint))
@@ -38,6 +39,7 @@ pub(super) fn router() -> ApiRouter {
 
 impl From<domain::checkpoint::Checkpoint> for Checkpoint {
     fn from(checkpoint: domain::checkpoint::Checkpoint) -> Self {
+        let size_bytes = checkpoint.size_bytes();
         let Reported { epoch, metrics, tags } = checkpoint.reported;
         Self {
             checkpoint_id: checkpoint.checkpoint_id.0,
@@ -46,7 +48,8 @@ impl From<domain::checkpoint::Checkpoint> for Checkpoint {
             epoch,
             metrics,
             tags,
-            size_bytes: checkpoint.blob.size_bytes,
+            size_bytes,
+            file_count: checkpoint.files.map(|files| files.count),
             digest_blake3: checkpoint.blob.digest_blake3,
             layout_blake3: checkpoint.layout_blake3,
             tensor_count: checkpoint.tensor_count,
@@ -189,7 +192,9 @@ async fn show_checkpoint(State(state): State<AppState>, Path(id): Path<String>) 
     Ok(axum::Json(app::checkpoints::find_checkpoint(&state, id).await?.into()))
 }
 
-/// Read a checkpoint's file, whole or in part.
+/// Read the file of a checkpoint that is one file, whole or in part.
+///
+/// A checkpoint of several files is answered with 409: each of them is read by its name.
 #[utoipa::path(
     get, path = "/v1/checkpoints/{checkpoint_id}/content", tag = "checkpoints",
     params(
@@ -210,8 +215,8 @@ async fn read_checkpoint(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let id: CheckpointId = id.parse()?;
-    let checkpoint = app::checkpoints::find_checkpoint(&state, id).await?;
-    content::respond(&state, &method, &headers, &checkpoint.blob).await
+    let blob = app::checkpoint_files::find_content(&state, id).await?;
+    content::respond(&state, &method, &headers, &blob).await
 }
 
 /// List a checkpoint's tensors, by name.

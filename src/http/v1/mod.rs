@@ -3,6 +3,7 @@
 mod aliases;
 mod artifacts;
 mod candidate_sets;
+mod checkpoint_files;
 mod checkpoints;
 mod datasets;
 mod deletion;
@@ -22,6 +23,7 @@ pub(super) fn router() -> ApiRouter {
         .merge(runs::router())
         .merge(aliases::router())
         .merge(checkpoints::router())
+        .merge(checkpoint_files::router())
         .merge(candidate_sets::router())
         .merge(datasets::router())
         .merge(jobs::router())

@@ -48,6 +48,7 @@ fn new_target(target: UploadTarget) -> AppResult<NewTarget> {
         UploadTarget::Checkpoint { run, step, epoch, metrics, tags } => {
             NewTarget::Checkpoint { run, step, reported: Reported::new(epoch, metrics, tags)? }
         }
+        UploadTarget::File { run } => NewTarget::File { run },
         UploadTarget::Dataset { name, scale, mean, std } => {
             NewTarget::Dataset { name, told: ToldNormalisation { scale, mean, std } }
         }
@@ -61,6 +62,7 @@ impl From<upload::UploadTarget> for UploadTarget {
                 let Reported { epoch, metrics, tags } = reported;
                 Self::Checkpoint { run: run_id.to_string(), step, epoch, metrics, tags }
             }
+            upload::UploadTarget::File { run_id } => Self::File { run: run_id.to_string() },
             upload::UploadTarget::Dataset { name, told } => {
                 let ToldNormalisation { scale, mean, std } = told;
                 Self::Dataset { name, scale, mean, std }
@@ -76,7 +78,7 @@ fn shown(state: &AppState, upload: MultipartUpload) -> Upload {
         (None, Some(_)) => UploadState::Completing,
         (None, None) => UploadState::Open,
     };
-    let is_checkpoint = matches!(upload.target, upload::UploadTarget::Checkpoint { .. });
+    let kind = upload.target.kind();
     let completed = upload.outcome_id.is_some();
     let part_count = upload.size_bytes.div_ceil(upload.part_size_bytes);
     Upload {
@@ -88,8 +90,8 @@ fn shown(state: &AppState, upload: MultipartUpload) -> Upload {
         digest_blake3: upload.digest_blake3,
         received_parts: if completed { part_count } else { upload.received_parts },
         received_bytes: if completed { upload.size_bytes } else { upload.received_bytes },
-        checkpoint_id: upload.outcome_id.filter(|_| is_checkpoint),
-        dataset_id: upload.outcome_id.filter(|_| !is_checkpoint),
+        checkpoint_id: upload.outcome_id.filter(|_| kind == "checkpoint"),
+        dataset_id: upload.outcome_id.filter(|_| kind == "dataset"),
         created_at: upload.created_at,
         lapses_at: upload.place.filter(|_| !completed).map(|place| place.renewed_at + state.config.uploads.patience()),
         target: upload.target.into(),
@@ -252,16 +254,18 @@ async fn sign_parts(
     post, path = "/v1/uploads/{upload_id}/complete", tag = "uploads",
     params(("upload_id" = uuid::Uuid, Path, description = "Identifier.")),
     responses((
-        status = 200, body = Upload, headers(("Location" = String, description = "Path of the checkpoint or dataset.")),
+        status = 200, body = Upload, headers(("Location" = String, description = "Path of the checkpoint, file or dataset.")),
     )),
 )]
 async fn complete_upload(State(state): State<AppState>, Path(id): Path<String>) -> ApiResult<Response> {
     let id: UploadId = id.parse()?;
     let upload = shown(&state, app::multipart::complete::complete_upload(&state, id).await?);
-    let location = match (upload.checkpoint_id, upload.dataset_id) {
-        (Some(id), _) => format!("/v1/checkpoints/{id}"),
-        (None, Some(id)) => format!("/v1/datasets/{id}"),
-        (None, None) => return Err(AppError::internal("an upload was completed and became nothing").into()),
+    let location = match (upload.checkpoint_id, upload.dataset_id, &upload.target, &upload.digest_blake3) {
+        (Some(id), ..) => format!("/v1/checkpoints/{id}"),
+        (None, Some(id), ..) => format!("/v1/datasets/{id}"),
+        (.., UploadTarget::File { run }, Some(digest)) => format!("/v1/runs/{run}/files/{digest}"),
+        (.., UploadTarget::File { run }, None) => format!("/v1/runs/{run}"),
+        _ => return Err(AppError::internal("an upload was completed and became nothing").into()),
     };
     Ok(([(header::LOCATION, location)], axum::Json(upload)).into_response())
 }

@@ -6,6 +6,7 @@
 mod artifacts;
 mod error;
 mod exchange;
+mod files;
 mod jobs;
 mod leases;
 mod runs;
@@ -16,6 +17,7 @@ mod uploads;
 use std::{net::IpAddr, time::Duration};
 
 pub use error::{ClientError, Result};
+pub use files::{IN_PARTS_ABOVE, LocalFiles};
 use reqwest::{
     Url,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},

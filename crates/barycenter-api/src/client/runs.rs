@@ -136,7 +136,7 @@ impl Client {
     }
 
     /// A streamed PUT of a file; putting the same bytes twice is putting them once.
-    async fn upload<T: DeserializeOwned>(
+    pub(super) async fn upload<T: DeserializeOwned>(
         &self,
         url: &Url,
         beside: &impl Serialize,

@@ -12,8 +12,8 @@ use super::{
     exchange::{Repeat, decode},
 };
 use crate::{
-    Alias, Artifact, CandidateSet, CandidateSetDiff, Checkpoint, Deleted, EditArtifact, EditCheckpoint, EditRun, Job,
-    ListCandidateSets, ListCheckpoints, Page, Retention, RetentionPreview, Run, SetAlias,
+    Alias, Artifact, CandidateSet, CandidateSetDiff, Checkpoint, CompareTensors, Deleted, EditArtifact, EditCheckpoint,
+    EditRun, EqualTensors, Job, ListCandidateSets, ListCheckpoints, Page, Retention, RetentionPreview, Run, SetAlias,
 };
 
 /// What a change expects to find on the server.
@@ -97,6 +97,12 @@ impl Client {
         let url = self.url(&["checkpoints", &checkpoint_id.to_string(), "pin"]);
         let method = if pinned { Method::PUT } else { Method::DELETE };
         decode(&url, self.send(&url, Repeat::Harmless, || self.request(method.clone(), &url)).await?).await
+    }
+
+    /// The tensors that two checkpoints share byte for byte. Files that nobody has asked about yet are read by the server first.
+    pub async fn find_equal_tensors(&self, checkpoint_id: Uuid, with: Uuid) -> Result<EqualTensors> {
+        let url = self.url(&["checkpoints", &checkpoint_id.to_string(), "equal_tensors"]);
+        self.fetch(&url, &CompareTensors { with }).await
     }
 
     /// One page of a run's candidate sets, newest first.

@@ -52,6 +52,13 @@ impl ByteCounter {
         Self::new(|_| ())
     }
 
+    /// A counter of what comes behind so many bytes.
+    #[must_use]
+    pub fn behind(&self, bytes: u64) -> Self {
+        let all = self.clone();
+        Self::new(move |more| all.tell(bytes + more))
+    }
+
     pub(super) fn tell(&self, bytes: u64) {
         (self.0)(bytes);
     }

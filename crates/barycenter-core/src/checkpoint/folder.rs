@@ -49,6 +49,46 @@ pub fn needs_conversion(path: impl AsRef<Path>) -> Result<bool> {
     Ok(path.is_dir() || is_index(path) || is_pytorch(&first_bytes(path)?))
 }
 
+/// The files that make a checkpoint, by name in one folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderFiles {
+    /// Where they lie.
+    pub folder: PathBuf,
+    /// Files with tensors.
+    pub weights: Vec<String>,
+    /// Which of them holds which tensor, where they are several.
+    pub index: Option<String>,
+    /// Whether they are safetensors files, and not `PyTorch`'s.
+    pub are_safetensors: bool,
+    /// What lies beside them and goes with them.
+    pub carried: Carried,
+}
+
+/// Finds the files of a checkpoint that is a folder or an index of several files; they are not looked at as yet.
+///
+/// # Errors
+/// As [`open`], but for what is wrong inside of the files.
+pub fn folder_files(path: impl AsRef<Path>) -> Result<FolderFiles> {
+    let path = path.as_ref();
+    let found = if path.is_dir() { find(path)? } else { path.to_owned() };
+    let folder = found.parent().unwrap_or(Path::new("")).to_owned();
+    let name = found.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| Error::input(format!("{}: its name is not text", found.display())))?.to_owned();
+    let (weights, index) = if is_index(&found) {
+        let weights = Index::open(&found)?.shards().into_iter().map(str::to_owned).collect();
+        (weights, Some(name))
+    } else {
+        (vec![name], None)
+    };
+    let mut are_safetensors = true;
+    for name in &weights {
+        are_safetensors &= !is_pytorch(&first_bytes(&folder.join(name))?);
+    }
+    let here = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+    let carried = carried(here)?;
+    Ok(FolderFiles { folder, weights, index, are_safetensors, carried })
+}
+
 fn open_shards(path: &Path, options: &OpenOptions) -> Result<CheckpointFile> {
     let index = Index::open(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -56,7 +96,8 @@ fn open_shards(path: &Path, options: &OpenOptions) -> Result<CheckpointFile> {
     for name in index.shards() {
         shards.push((name, open_file(&folder.join(name), options)?));
     }
-    index.check(&shards).map_err(|e| e.in_file(path))?;
+    let named = shards.iter().map(|(file, shard)| (*file, shard.layout().tensors.iter().map(|t| t.name.as_str())));
+    index.check(named).map_err(|e| e.in_file(path))?;
     Ok(CheckpointFile::join(shards.into_iter().map(|(_, shard)| shard).collect()))
 }
 
@@ -122,6 +163,9 @@ fn file_names(folder: &Path) -> Result<Vec<String>> {
 
 /// Endings of files that make a model loadable: configuration, tokeniser, templates, licence.
 const CARRIED: [&str; 5] = ["json", "jinja", "model", "tiktoken", "txt"];
+/// What trainers write of their own progress.
+const RECORDS: [&str; 5] =
+    ["trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "metrics.json"];
 /// Largest file that is carried.
 const LARGEST_CARRIED: u64 = 64 << 20;
 /// Most files that are carried.
@@ -158,7 +202,7 @@ pub fn carried(folder: &Path) -> Result<Carried> {
 
 fn belongs(name: &str) -> bool {
     let known = Path::new(name).extension().and_then(|e| e.to_str()).is_some_and(|e| CARRIED.contains(&e));
-    let other = name.ends_with(".index.json") || name == "trainer_state.json" || name == "all_results.json";
+    let other = name.ends_with(".index.json") || RECORDS.contains(&name);
     (known && !other && !name.starts_with('.')) || name == "LICENSE"
 }
 

@@ -13,7 +13,7 @@ use serde::{
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
 
-use super::{CheckpointFile, layout::shown};
+use super::layout::shown;
 use crate::{Error, Result};
 
 /// Longest index.
@@ -74,20 +74,24 @@ impl Index {
         self.files.values().map(String::as_str).collect()
     }
 
-    /// Checks that the files hold exactly the tensors that the index says, each in its file and in no other.
+    /// Checks that the files, given by name with the names of their tensors, hold exactly the tensors that the index says, each in
+    /// its file and in no other.
     ///
     /// # Errors
     /// [`Error::Corrupt`] naming the file and the first tensor at fault.
-    pub(super) fn check(&self, shards: &[(&str, CheckpointFile)]) -> Result<()> {
+    pub fn check<'a, T>(&self, shards: impl IntoIterator<Item = (&'a str, T)>) -> Result<()>
+    where
+        T: IntoIterator<Item = &'a str>,
+    {
         let mut found: HashMap<&str, &str> = HashMap::new();
-        for (file, shard) in shards {
-            for tensor in &shard.layout().tensors {
-                let (name, here) = (shown(&tensor.name), shown(file));
-                if let Some(other) = found.insert(&tensor.name, file) {
+        for (file, tensors) in shards {
+            for tensor in tensors {
+                let (name, here) = (shown(tensor), shown(file));
+                if let Some(other) = found.insert(tensor, file) {
                     let other = shown(other);
                     return Err(Error::corrupt(format!("tensor `{name}` is in `{other}` and in `{here}`")));
                 }
-                match self.files.get(&tensor.name) {
+                match self.files.get(tensor) {
                     None => {
                         let what = format!("`{here}` holds tensor `{name}`, which the index does not name");
                         return Err(Error::corrupt(what));

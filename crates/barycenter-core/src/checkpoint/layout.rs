@@ -145,21 +145,31 @@ impl Layout {
 
     /// BLAKE3 digest, in hex, over names, dtypes and shapes sorted by name: equal for files that can be averaged.
     pub fn digest(&self) -> String {
-        let mut sorted: Vec<&TensorLayout> = self.tensors.iter().collect();
-        sorted.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut hasher = blake3::Hasher::new();
-        for tensor in sorted {
-            for text in [tensor.name.as_str(), tensor.dtype.name()] {
-                hasher.update(&(text.len() as u64).to_le_bytes());
-                hasher.update(text.as_bytes());
-            }
-            hasher.update(&(tensor.shape.len() as u64).to_le_bytes());
-            for extent in &tensor.shape {
-                hasher.update(&(*extent as u64).to_le_bytes());
-            }
-        }
-        hasher.finalize().to_hex().to_string()
+        layout_digest(self.tensors.iter().map(|tensor| {
+            (tensor.name.as_str(), tensor.dtype.name(), tensor.shape.iter().map(|extent| *extent as u64))
+        }))
     }
+}
+
+/// As [`Layout::digest`], of tensors that are known by name, dtype and shape alone, in any order.
+pub fn layout_digest<'a, S>(tensors: impl IntoIterator<Item = (&'a str, &'a str, S)>) -> String
+where
+    S: ExactSizeIterator<Item = u64>,
+{
+    let mut sorted: Vec<_> = tensors.into_iter().collect();
+    sorted.sort_by_key(|(name, ..)| *name);
+    let mut hasher = blake3::Hasher::new();
+    for (name, dtype, shape) in sorted {
+        for text in [name, dtype] {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.update(&(shape.len() as u64).to_le_bytes());
+        for extent in shape {
+            hasher.update(&extent.to_le_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// A name as messages show it: no control characters, no more than 120 characters.

@@ -1,0 +1,73 @@
+//! `barycenter checkpoint pull`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use barycenter_api::{Checkpoint, CheckpointFile, client::Client};
+use clap::Args;
+
+use super::tracking::Named;
+use crate::{artifact::refuse_existing, exit::usage, output::Output, progress::Bar};
+
+/// What to download.
+#[derive(Debug, Args)]
+pub struct PullArguments {
+    #[command(flatten)]
+    named: Named,
+    /// The file to write, or the folder where the checkpoint has several files.
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+}
+
+impl PullArguments {
+    /// Downloads the checkpoint; an interrupted download is continued.
+    pub async fn pull(&self, client: &Client, output: &Output) -> anyhow::Result<Checkpoint> {
+        refuse_existing(&self.out, false)?;
+        let checkpoint = self.named.find(client).await?;
+        let files = client.list_checkpoint_files(checkpoint.checkpoint_id, &checkpoint.digest_blake3).await?;
+        let label = self.out.file_name().unwrap_or_default().to_string_lossy();
+        let bar = Bar::of_bytes(checkpoint.size_bytes, &label, output.quiet());
+        let pulled = match (checkpoint.file_count, files.as_slice()) {
+            (None, [only]) => client
+                .download_checkpoint_file(checkpoint.checkpoint_id, only, &self.out, &bar.counter())
+                .await
+                .map_err(anyhow::Error::from),
+            _ => pull_folder(client, &checkpoint, &files, &self.out, &bar).await,
+        };
+        bar.finish();
+        pulled?;
+        Ok(checkpoint)
+    }
+}
+
+/// Gathers the files in `<out>.part` and gives the folder its name once all are there; what an interrupted download left is not
+/// fetched again.
+async fn pull_folder(
+    client: &Client,
+    checkpoint: &Checkpoint,
+    files: &[CheckpointFile],
+    out: &Path,
+    bar: &Bar,
+) -> anyhow::Result<()> {
+    // Beside the goal, also where that was written with a `/` at its end.
+    let mut name = out.file_name().ok_or_else(|| usage(format!("{} has no name", out.display())))?.to_owned();
+    name.push(".part");
+    let folder = out.with_file_name(name);
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let mut done = 0;
+    for file in files {
+        let to = folder.join(&file.name);
+        // A file has its name only once its digest was verified.
+        if to.metadata().is_ok_and(|metadata| metadata.len() == file.size_bytes) {
+            done += file.size_bytes;
+            continue;
+        }
+        let counter = bar.counter().behind(done);
+        client.download_checkpoint_file(checkpoint.checkpoint_id, file, &to, &counter).await?;
+        done += file.size_bytes;
+    }
+    fs::rename(&folder, out).with_context(|| out.display().to_string())
+}
