@@ -8,6 +8,7 @@ pub mod checkpoint_edits;
 pub mod checkpoints;
 pub mod datasets;
 pub mod deletion;
+pub mod drops;
 pub mod error;
 pub mod estimate;
 mod finite;

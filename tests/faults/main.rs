@@ -5,6 +5,7 @@
 mod adapters;
 mod cluster;
 mod inputs;
+mod rebuild;
 mod regression;
 mod uploads;
 

@@ -15,6 +15,7 @@ mod deletion;
 mod history;
 mod job;
 mod lease;
+mod merge;
 mod page;
 mod problem;
 mod report;
@@ -25,7 +26,10 @@ pub mod tree;
 mod upload;
 
 pub use alias::{Alias, SetAlias};
-pub use artifact::{Artifact, EditArtifact, Lineage, Manifest, ManifestCandidate, ManifestDataset};
+pub use artifact::{
+    Artifact, DroppedArtifact, EditArtifact, KeptTensors, Lineage, ListArtifacts, Manifest, ManifestCandidate,
+    ManifestDataset,
+};
 pub use binary::{Bytes64, Floats};
 pub use candidate_set::{
     Among, CandidateSet, CandidateSetDiff, CandidateSetRule, CreateCandidateSet, Direction, ListCandidateSets, Member,
@@ -43,6 +47,7 @@ pub use lease::{
     Claim, Directive, Fail, Finish, Heartbeat, HeartbeatReply, Lease, LeasedCandidate, LeasedDataset, Snapshot,
     StoredArtifact, WorkerInfo,
 };
+pub use merge::{MergePlan, MergeRules, MergedTensor};
 pub use page::{ListQuery, Page};
 pub use problem::{FieldError, Problem};
 pub use report::{

@@ -13,10 +13,15 @@ use crate::{
     average::Average,
     deletion,
     exit::{Outcome, usage},
-    output::{self, Output},
+    output::{self, Format, Output},
     progress::Bar,
+    shown::bytes,
     size::size,
 };
+
+mod rebuild;
+
+use self::rebuild::RebuildArguments;
 
 /// Commands on artifacts.
 #[derive(Debug, Subcommand)]
@@ -58,6 +63,24 @@ pub enum ArtifactCommand {
         #[arg(long, conflicts_with = "at")]
         never: bool,
     },
+    /// Drop the bytes of an artifact, which a merge of its candidates makes again; what no merge makes is kept.
+    ///
+    /// Refused where the same bytes could not be made again, and where an alias names the artifact. What it is made from cannot be
+    /// deleted while the artifact is there.
+    Drop {
+        /// Id of a job or of an artifact.
+        id: Uuid,
+        /// Drop them then (RFC 3339), unless an alias names the artifact.
+        #[arg(long, value_name = "TIME", conflicts_with = "never")]
+        at: Option<DateTime<Utc>>,
+        /// Do not drop them at the time that was set.
+        #[arg(long)]
+        never: bool,
+    },
+    /// Make the bytes of a dropped artifact again from its candidates, and give them back to the server.
+    ///
+    /// The candidates are downloaded and merged as the worker merged them. Bytes of another digest than the manifest's are refused.
+    Rebuild(RebuildArguments),
     /// Print where an artifact comes from: job, candidate set, checkpoints, datasets, as JSON.
     Lineage {
         /// Id of a job or of an artifact.
@@ -98,7 +121,16 @@ pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> 
         ArtifactCommand::Undelete { artifact_id } => output.show(&client.undelete_artifact(artifact_id).await?)?,
         ArtifactCommand::Expire { id, at, never: _ } => {
             let id = find(client, id).await?.artifact_id;
-            output.show(&client.edit_artifact(id, &EditArtifact { expires_at: at }).await?)?;
+            let edit = EditArtifact { expires_at: Some(at), ..EditArtifact::default() };
+            output.show(&client.edit_artifact(id, &edit).await?)?;
+        }
+        ArtifactCommand::Drop { id, at, never } => {
+            let id = find(client, id).await?.artifact_id;
+            drop_bytes(client, output, id, at, never).await?;
+        }
+        ArtifactCommand::Rebuild(arguments) => {
+            let artifact = find(client, arguments.id).await?;
+            rebuild::rebuild(client, output, &artifact, &arguments).await?;
         }
         ArtifactCommand::Lineage { id } => {
             let artifact = find(client, id).await?;
@@ -110,6 +142,29 @@ pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> 
         }
     }
     Ok(Outcome::Success)
+}
+
+/// Drops an artifact's bytes now, or says when they are to go.
+async fn drop_bytes(
+    client: &Client,
+    output: &Output,
+    id: Uuid,
+    at: Option<DateTime<Utc>>,
+    never: bool,
+) -> anyhow::Result<()> {
+    if at.is_some() || never {
+        let edit = EditArtifact { drops_at: Some(at), ..EditArtifact::default() };
+        return output.show(&client.edit_artifact(id, &edit).await?);
+    }
+    let dropped = client.drop_artifact(id).await?;
+    if output.format() == Format::Json {
+        return output::write_json(&dropped);
+    }
+    let (freed, kept) = (bytes(dropped.freed_bytes), bytes(dropped.kept_bytes));
+    output.say(&format!(
+        "dropped the bytes of the artifact {id}: {freed} freed, {kept} kept; `artifact rebuild` makes them again"
+    ));
+    Ok(())
 }
 
 /// The whole file beside a folder of shards.
