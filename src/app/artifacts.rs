@@ -157,6 +157,12 @@ pub async fn list_artifacts(
 /// Sets when an artifact deletes itself or drops its bytes, or that it does not.
 pub async fn edit_artifact(state: &AppState, artifact_id: ArtifactId, edit: &EditArtifact) -> AppResult<Artifact> {
     let now = state.clock.now();
+    if edit.expires_at.is_none() && edit.drops_at.is_none() {
+        return Err(AppError::invalid_field(
+            "expires_at",
+            "is missing, and so is `drops_at`: one of them is to change",
+        ));
+    }
     let is_over = |at: Option<Option<DateTime<Utc>>>| at.flatten().is_some_and(|at| at <= now);
     if is_over(edit.expires_at) {
         return Err(AppError::invalid_field("expires_at", "is over; delete the artifact instead"));

@@ -79,7 +79,7 @@ pub(super) async fn check_rebuildable(state: &AppState, id: ArtifactId) -> AppRe
     drop(conn);
     for (checkpoint_id, step, blob) in candidates {
         let called = format!("the candidate {checkpoint_id} at step {step}");
-        let key = blob.map(|blob| ObjectKey::from_stored(&blob.object_key));
+        let key = blob.as_ref().map(|blob| ObjectKey::from_stored(&blob.object_key));
         if key.as_ref().is_some_and(ObjectKey::is_registered) {
             let why = format!("{called} was registered in place, where others may delete it");
             return Err(not_rebuildable(id, &why));
@@ -88,8 +88,13 @@ pub(super) async fn check_rebuildable(state: &AppState, id: ArtifactId) -> AppRe
             Some(key) => state.store.holds(key).await?,
             None => false,
         };
-        if !is_there {
+        let Some(blob) = blob.filter(|_| is_there) else {
             return Err(not_rebuildable(id, &format!("the bytes of {called} are gone")));
+        };
+        match read_layout(state, &blob).await {
+            Ok(layout) if layout.total_bytes == blob.size_bytes => {}
+            Err(error @ AppError::Unavailable { .. }) => return Err(error),
+            _ => return Err(not_rebuildable(id, &format!("{called} is not one safetensors file"))),
         }
     }
     Ok(plan)

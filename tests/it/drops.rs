@@ -199,8 +199,8 @@ async fn an_artifact_drops_its_bytes_when_its_time_comes_unless_an_alias_names_i
     let (artifact, path) = published(&scene).await;
     let (app, at) = (&scene.app, "2026-01-02T04:00:00Z");
     app.patch(&path, json!({ "drops_at": "2026-01-02T03:00:00Z" })).await.problem(422, "invalid_field");
-    app.patch(&path, json!({ "drops_at": at, "expires_at": null })).await.json::<Artifact>(200);
-    let kept: Artifact = app.patch(&path, json!({})).await.json(200);
+    app.patch(&path, json!({ "drops_at": at })).await.json::<Artifact>(200);
+    let kept: Artifact = app.patch(&path, json!({ "expires_at": null })).await.json(200);
     assert_eq!(kept.drops_at, Some(at.parse().unwrap()), "what is absent stays");
     app.put_json("/v1/runs/demo/aliases/prod", json!({ "artifact_id": artifact.artifact_id })).await.json::<Value>(200);
     let problem = post(app, &format!("{path}/drop")).await.problem(409, "in_use");
@@ -233,4 +233,17 @@ async fn deleted_artifacts_are_listed_while_they_can_come_back(pool: PgPool) {
     gc::collect(&scene.app.state).await.unwrap();
     assert_eq!(ids("?deleted=true").await, []);
     scene.app.get("/v1/artifacts?run=absent").await.problem(404, "run_not_found");
+}
+
+#[sqlx::test]
+async fn an_artifact_of_a_candidate_that_others_may_delete_keeps_its_bytes(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let (_, path) = published(&scene).await;
+    sqlx::query("update blobs set object_key = 's3://theirs/' || object_key where digest_blake3 = $1")
+        .bind(&scene.set.members[0].digest_blake3)
+        .execute(&scene.app.state.pool)
+        .await
+        .unwrap();
+    let problem = post(&scene.app, &format!("{path}/drop")).await.problem(409, "not_rebuildable");
+    assert!(problem.detail.ends_with("was registered in place, where others may delete it"), "{problem:?}");
 }

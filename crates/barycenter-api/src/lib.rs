@@ -53,7 +53,7 @@ pub use problem::{FieldError, Problem};
 pub use report::{
     Evaluated, Evaluation, FitReport, Geometry, LoraReport, NearDuplicate, NotAveraged, PhaseTime, Report,
 };
-pub use run::{CreateRun, EditRun, Run};
+pub use run::{CreateRun, EditRun, ListRuns, Run};
 pub use spec::{
     Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, FloatDtype,
     Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,

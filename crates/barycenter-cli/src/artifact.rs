@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use barycenter_api::{Artifact, EditArtifact, client::Client};
+use barycenter_api::{Artifact, EditArtifact, ListArtifacts, client::Client};
 use barycenter_core::{checkpoint::CheckpointFile, merge::Policy};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
@@ -41,6 +41,18 @@ pub enum ArtifactCommand {
         /// Replace the file where there is one.
         #[arg(long)]
         force: bool,
+    },
+    /// List artifacts, newest first.
+    List {
+        /// Only those of this run, by name or id.
+        #[arg(long)]
+        run: Option<String>,
+        /// Those that are deleted and can still be undeleted.
+        #[arg(long)]
+        deleted: bool,
+        /// At most so many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
     },
     /// Delete an artifact that no alias names.
     Delete {
@@ -113,6 +125,11 @@ pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> 
                 tokio::task::spawn_blocking(move || cut(&file, &out, size, quiet)).await??;
             }
             output.show(&artifact)?;
+        }
+        ArtifactCommand::List { run, deleted, limit } => {
+            let query =
+                ListArtifacts { run, deleted: deleted.then_some(true), page_size: Some(limit), page_token: None };
+            output.list(&client.list_artifacts_page(&query).await?.items)?;
         }
         ArtifactCommand::Delete { id } => {
             let id = find(client, id).await?.artifact_id;

@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::Context;
-use barycenter_api::{Checkpoint, PushCheckpoint, UploadTarget, client::Client};
+use barycenter_api::{
+    Checkpoint, PushCheckpoint, UploadTarget,
+    client::{Client, IN_PARTS_ABOVE},
+};
 use barycenter_core::checkpoint::{self, OpenOptions};
 use clap::{Args, Subcommand};
 use uuid::Uuid;
@@ -22,9 +25,6 @@ use crate::{
     output::Output,
     progress::Bar,
 };
-
-/// Larger files are sent in parts.
-const IN_PARTS_ABOVE: u64 = 64 << 20;
 
 /// Commands on checkpoints.
 #[derive(Debug, Subcommand)]

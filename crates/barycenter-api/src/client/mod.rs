@@ -22,6 +22,7 @@ use reqwest::{
 };
 pub use tracking::Unless;
 pub use transfer::{ByteCounter, Expected};
+pub use uploads::IN_PARTS_ABOVE;
 
 /// The longest that the server waits in a long poll, in seconds.
 pub const LONGEST_WAIT_SECONDS: u32 = 25;
