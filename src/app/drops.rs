@@ -5,6 +5,8 @@
 //! its set, the set its checkpoints. The control plane merges nothing: whoever rebuilds sends the bytes, and they are taken where
 //! they have the digest.
 
+use std::{collections::BTreeMap, slice::from_ref};
+
 use barycenter_api::{Artifact, DroppedArtifact, JobSpec, Materialise, MergePlan, Report};
 use barycenter_core::checkpoint::{Layout, TensorLayout, TensorSpec, Writer};
 use bytes::{Bytes, BytesMut};
@@ -148,7 +150,7 @@ fn part_of_file(
     tensors: Vec<TensorLayout>,
 ) -> AppResult<blobs::ByteStream> {
     let mut head = Vec::new();
-    Writer::new(&mut head, tensors.iter().map(TensorSpec::from).collect(), &std::collections::BTreeMap::new())
+    Writer::new(&mut head, tensors.iter().map(TensorSpec::from).collect(), &BTreeMap::new())
         .map_err(AppError::internal)?;
     let (state, blob) = (state.clone(), blob.clone());
     let data = stream::iter(tensors).then(move |tensor| {
@@ -200,7 +202,7 @@ async fn drop_bytes(
         let dropped_at = artifacts::find(&mut transaction, id).await?.dropped_at.unwrap_or(now);
         return Ok(DroppedArtifact { dropped_at, freed_bytes: 0, kept_bytes: 0 });
     }
-    let (_, freed_bytes) = db::gc::free_blobs(&mut transaction, &[artifact.digest_blake3.clone()], now).await?;
+    let (_, freed_bytes) = db::gc::free_blobs(&mut transaction, from_ref(&artifact.digest_blake3), now).await?;
     commit(transaction).await?;
     Ok(DroppedArtifact { dropped_at: now, freed_bytes, kept_bytes: kept.map_or(0, |kept| kept.size_bytes) })
 }

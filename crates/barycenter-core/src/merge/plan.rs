@@ -23,7 +23,7 @@ impl MergePlan {
             match policies.get(&tensor.name) {
                 Some(Policy::Average { block }) => plan.averaged.push((tensor.name.clone(), *block)),
                 Some(Policy::Weighted(_) | Policy::Provided(_) | Policy::Kept(_)) => {
-                    plan.kept.push(tensor.name.clone())
+                    plan.kept.push(tensor.name.clone());
                 }
                 Some(Policy::Copy) | None => {}
             }
