@@ -14,7 +14,8 @@ help:
 	@echo "make test        every test, on a private Postgres of this machine"
 	@echo "make check       formatting, lints, the layer rule, dependencies"
 	@echo "make bench       every benchmark beside its peer; one table, also target/bench.json (ONLY=merge for one group)"
-	@echo "make load        the service under load beside MLflow; one table, also target/load.json (ONLY=pages for one group)"
+	@echo "make load        the service under load beside MLflow; one table, also target/load.json (ONLY=pages for one group;"
+	@echo "                 STORE=s3 for transfers on versitygw, also target/load-s3.json)"
 	@echo "make evidence    every method and setting on real checkpoints; the table of docs/method.md (DATA=folder SEEDS=3 FRESH=1)"
 	@echo "make fuzz        every fuzz target in turn, MINUTES=10 each (TARGETS=pickle for one)"
 	@echo "make regenerate  .sqlx/, openapi/ and docs/problems.md, after changes to what they are made from"
@@ -50,8 +51,8 @@ bench:
 load:
 	scripts/install-deps.sh bench
 	cargo build --release --workspace --bins
-	scripts/load.sh --only "$(ONLY)"
-	$(if $(KEEP),python3 benches/compare/results.py target/load.json $(KEEP))
+	scripts/load.sh --only "$(ONLY)" $(if $(STORE),--store $(STORE))
+	$(if $(KEEP),python3 benches/compare/results.py target/load$(if $(filter s3,$(STORE)),-s3).json $(KEEP))
 
 # Rows that are there already are kept, those of benches/results too: a run that was stopped goes on. FRESH=1 starts anew.
 evidence: install

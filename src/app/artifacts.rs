@@ -1,13 +1,14 @@
 //! Artifacts: receiving them under a lease, publishing them, reading them.
 
-use barycenter_api::{Artifact, StoredArtifact};
-use chrono::{DateTime, Utc};
+use barycenter_api::{Artifact, EditArtifact, KeptTensors, MergePlan, StoredArtifact};
+use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::PgConnection;
 
 use super::{
     AppError, AppResult,
     blobs::{self, PendingUpload},
-    leases,
+    drops, leases,
+    runs::find_run_with,
     tensor_file::Incoming,
     transaction::{begin, commit, connection},
 };
@@ -17,6 +18,7 @@ use crate::{
         artifact,
         blob::Blob,
         ids::{ArtifactId, LeaseId},
+        page::{PageRequest, Paged},
         problem_code::ProblemCode,
     },
     state::AppState,
@@ -84,6 +86,8 @@ pub(super) struct Publication<'a> {
     pub(super) lease_id: LeaseId,
     pub(super) job: &'a LockedJob,
     pub(super) worker_version: String,
+    /// How a merge of the candidates makes the file again.
+    pub(super) merge: Option<&'a MergePlan>,
     pub(super) now: DateTime<Utc>,
 }
 
@@ -95,7 +99,7 @@ pub(super) async fn publish(
     publication: Publication<'_>,
     announced_blake3: &str,
 ) -> AppResult<PendingUpload> {
-    let Publication { lease_id, job, worker_version, now } = publication;
+    let Publication { lease_id, job, worker_version, merge, now } = publication;
     let upload = db::artifacts::find_upload(conn, lease_id).await?.ok_or_else(|| {
         let detail = format!("upload the artifact to /v1/leases/{lease_id}/artifact before finishing");
         AppError::refused(ProblemCode::ArtifactMissing, detail)
@@ -117,6 +121,11 @@ pub(super) async fn publish(
         worker_version,
         created_at: now,
         expires_at: None,
+        merge_plan: merge.map(serde_json::to_value).transpose().map_err(AppError::internal)?,
+        drops_at: None,
+        dropped_at: None,
+        kept: None,
+        deleted_at: None,
     };
     db::artifacts::insert(conn, &artifact).await?;
     Ok(upload)
@@ -128,26 +137,66 @@ pub async fn find_artifact(state: &AppState, artifact_id: ArtifactId) -> AppResu
     Ok(to_wire(&find(&mut conn, artifact_id).await?))
 }
 
-/// Sets when an artifact deletes itself, or that it does not.
-pub async fn expire_artifact(
+/// A page of artifacts, of all runs or of one.
+pub async fn list_artifacts(
     state: &AppState,
-    artifact_id: ArtifactId,
-    expires_at: Option<DateTime<Utc>>,
-) -> AppResult<Artifact> {
-    if expires_at.is_some_and(|at| at <= state.clock.now()) {
+    run: Option<&str>,
+    deleted: bool,
+    page: PageRequest,
+) -> AppResult<Paged<Artifact>> {
+    let mut conn = connection(state).await?;
+    let run_id = match run {
+        None => None,
+        Some(run) => Some(find_run_with(&mut conn, run).await?.run_id),
+    };
+    let rows = db::artifacts::list(&mut conn, run_id, deleted, page).await?;
+    let Paged { items, next } = page.cut(rows, |artifact| artifact.artifact_id.0);
+    Ok(Paged { items: items.iter().map(to_wire).collect(), next })
+}
+
+/// Sets when an artifact deletes itself or drops its bytes, or that it does not.
+pub async fn edit_artifact(state: &AppState, artifact_id: ArtifactId, edit: &EditArtifact) -> AppResult<Artifact> {
+    let now = state.clock.now();
+    if edit.expires_at.is_none() && edit.drops_at.is_none() {
+        return Err(AppError::invalid_field(
+            "expires_at",
+            "is missing, and so is `drops_at`: one of them is to change",
+        ));
+    }
+    let is_over = |at: Option<Option<DateTime<Utc>>>| at.flatten().is_some_and(|at| at <= now);
+    if is_over(edit.expires_at) {
         return Err(AppError::invalid_field("expires_at", "is over; delete the artifact instead"));
     }
+    if is_over(edit.drops_at) {
+        return Err(AppError::invalid_field("drops_at", "is over; drop its bytes instead"));
+    }
+    if edit.drops_at.flatten().is_some() {
+        drops::check_rebuildable(state, artifact_id).await?;
+    }
     let mut transaction = begin(state).await?;
-    db::artifacts::mark_expiring(&mut transaction, artifact_id, expires_at).await?;
+    if let Some(expires_at) = edit.expires_at {
+        db::artifacts::mark_expiring(&mut transaction, artifact_id, expires_at).await?;
+    }
+    if let Some(drops_at) = edit.drops_at {
+        db::artifacts::mark_dropping(&mut transaction, artifact_id, drops_at).await?;
+    }
     let artifact = find(&mut transaction, artifact_id).await?;
     commit(transaction).await?;
     Ok(to_wire(&artifact))
 }
 
-/// The bytes of an artifact.
+/// The bytes of an artifact, unless they were dropped.
 pub async fn find_artifact_blob(state: &AppState, artifact_id: ArtifactId) -> AppResult<Blob> {
     let mut conn = connection(state).await?;
     let artifact = find(&mut conn, artifact_id).await?;
+    if let Some(at) = artifact.dropped_at {
+        let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let detail = format!(
+            "the bytes of the artifact {artifact_id} were dropped at {at}; \
+             `barycenter artifact rebuild {artifact_id}` makes them again from its candidates"
+        );
+        return Err(AppError::refused(ProblemCode::ArtifactDropped, detail));
+    }
     let blob = db::blobs::find_blob(&mut conn, &artifact.digest_blake3).await?;
     Ok(blob.ok_or_else(|| DbError::inconsistent("artifacts", "digest_blake3", artifact_id.0))?)
 }
@@ -170,5 +219,12 @@ pub(super) fn to_wire(artifact: &artifact::Artifact) -> Artifact {
         digest_blake3: artifact.digest_blake3.clone(),
         created_at: artifact.created_at,
         expires_at: artifact.expires_at,
+        drops_at: artifact.drops_at,
+        dropped_at: artifact.dropped_at,
+        kept: artifact
+            .kept
+            .clone()
+            .map(|kept| KeptTensors { size_bytes: kept.size_bytes, digest_blake3: kept.digest_blake3 }),
+        deleted_at: artifact.deleted_at,
     }
 }

@@ -58,7 +58,9 @@ pub async fn receive(
     body: impl Stream<Item = AppResult<Bytes>> + Unpin,
     limit_bytes: u64,
 ) -> AppResult<Stored> {
-    let put = state.store.put_stream(&upload.key, body, limit_bytes);
+    // Noted before the first part goes: who dies with parts in the store leaves their name to the reaper.
+    let opened = async |store_upload_id: String| note_opened(state, upload, &store_upload_id).await;
+    let put = state.store.put_stream(&upload.key, body, limit_bytes, opened);
     tokio::pin!(put);
     let mut renewals = tokio::time::interval(RENEW_EVERY);
     renewals.tick().await;
@@ -86,6 +88,12 @@ pub fn too_large(limit_bytes: u64) -> AppError {
 async fn renew(state: &AppState, upload: &PendingUpload) -> AppResult<()> {
     let mut conn = connection(state).await?;
     let alive = db::uploads::renew_upload(&mut conn, upload.upload_id, state.clock.now()).await?;
+    if alive { Ok(()) } else { Err(lapsed()) }
+}
+
+async fn note_opened(state: &AppState, upload: &PendingUpload, store_upload_id: &str) -> AppResult<()> {
+    let mut conn = connection(state).await?;
+    let alive = db::multipart_uploads::mark_opened(&mut conn, upload.upload_id, store_upload_id).await?;
     if alive { Ok(()) } else { Err(lapsed()) }
 }
 

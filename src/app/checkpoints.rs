@@ -17,7 +17,7 @@ use crate::{
         blob::Blob,
         checkpoint::{Checkpoint, InvalidReport, Reported},
         checkpoint_files::Several,
-        checkpoint_list::{Cursor, ListRequest},
+        checkpoint_list::{Cursor, ListRequest, SortKey},
         ids::{CheckpointId, RunId},
         layout::{Tensor, first_difference},
         page::Paged,
@@ -300,9 +300,29 @@ pub async fn list_checkpoints(
 ) -> AppResult<Paged<Checkpoint, Cursor>> {
     let mut conn = connection(state).await?;
     let run_id = find_run_with(&mut conn, run).await?.run_id;
-    let mut items = db::checkpoint_list::list_checkpoints(&mut conn, run_id, request).await?;
+    Ok(cut(request, db::checkpoint_list::list_checkpoints(&mut conn, run_id, request).await?, |checkpoint| checkpoint))
+}
+
+/// A page of a run's checkpoints that are deleted and not yet removed, each with the time of its deletion.
+pub async fn list_deleted_checkpoints(
+    state: &AppState,
+    run: &str,
+    request: &ListRequest,
+) -> AppResult<Paged<(Checkpoint, DateTime<Utc>), Cursor>> {
+    if request.sort.key != SortKey::CreatedAt {
+        let detail = "deleted checkpoints have no order but `created_at`";
+        return Err(AppError::fault(ProblemCode::InvalidQuery, "sort", detail));
+    }
+    let mut conn = connection(state).await?;
+    let run_id = find_run_with(&mut conn, run).await?.run_id;
+    let rows = db::checkpoint_list::list_deleted_checkpoints(&mut conn, run_id, request).await?;
+    Ok(cut(request, rows, |(checkpoint, _)| checkpoint))
+}
+
+/// Cuts rows, one more than a page holds where another follows, into a page.
+fn cut<T>(request: &ListRequest, mut items: Vec<T>, checkpoint: impl Fn(&T) -> &Checkpoint) -> Paged<T, Cursor> {
     let more = items.len() > request.size as usize;
     items.truncate(request.size as usize);
-    let last = if more { items.last().and_then(|last| request.sort.position_of(last)) } else { None };
-    Ok(Paged { items, next: last.map(|position| Cursor { sort: request.sort.clone(), position }) })
+    let last = if more { items.last().and_then(|last| request.sort.position_of(checkpoint(last))) } else { None };
+    Paged { items, next: last.map(|position| Cursor { sort: request.sort.clone(), position }) }
 }

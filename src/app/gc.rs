@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AppResult, retention, rounds,
+    AppResult, drops, retention, rounds,
     transaction::{begin, commit, connection, rollback},
 };
 use crate::{
@@ -32,6 +32,7 @@ pub async fn run(state: AppState, stop: CancellationToken) {
 pub async fn collect(state: &AppState) -> AppResult<Collected> {
     retention::apply_everywhere(state).await?;
     expire(state).await?;
+    drops::drop_due(state).await?;
     let now = state.clock.now();
     let before = before(state);
     let mut total = Collected::default();
@@ -85,7 +86,7 @@ pub async fn preview(state: &AppState) -> AppResult<Collected> {
 }
 
 /// Deletes the objects whose blobs are gone, also those that an earlier round has left; a missing one is no error.
-async fn delete_objects(state: &AppState) -> AppResult<(u64, u64)> {
+pub(super) async fn delete_objects(state: &AppState) -> AppResult<(u64, u64)> {
     let (mut objects, mut bytes) = (0, 0);
     let mut after = String::new();
     loop {

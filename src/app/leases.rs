@@ -250,7 +250,13 @@ pub async fn finish_job(state: &AppState, lease_id: LeaseId, finish: &Finish) ->
     let sums_to_one = sums_to_one(&mut transaction, job.job_id).await?;
     let given = history::GivenCoefficients { blocks: &finish.blocks, values: &finish.coefficients.0, sums_to_one };
     history::save_coefficients(&mut transaction, &job, &given).await?;
-    let publication = artifacts::Publication { lease_id, job: &job, worker_version: attempt.worker_version, now };
+    let publication = artifacts::Publication {
+        lease_id,
+        job: &job,
+        worker_version: attempt.worker_version,
+        merge: finish.merge.as_ref(),
+        now,
+    };
     let upload = artifacts::publish(state, &mut transaction, publication, &finish.artifact_digest_blake3).await?;
     let change = Move { from: job.state, to, failure: None, report: Some(&report), now };
     jobs::move_job(&mut transaction, job.job_id, change).await?;

@@ -5,7 +5,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    AppError, AppResult, artifacts, candidate_sets::find_candidate_set_with, history, jobs, transaction::connection,
+    AppError, AppResult, artifacts, candidate_sets::find_candidate_set_with, drops, history, jobs,
+    transaction::connection,
 };
 use crate::{
     db::{self, DbError},
@@ -92,6 +93,7 @@ pub async fn find_manifest(state: &AppState, artifact_id: ArtifactId) -> AppResu
         base,
         datasets,
         coefficients,
+        merge: drops::plan_of(&artifact)?,
         spec,
         report: jobs::document("report", artifact.job_id.0, report)?,
         worker_version: artifact.worker_version,

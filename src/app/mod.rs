@@ -9,6 +9,7 @@ pub mod checkpoint_files;
 pub mod checkpoints;
 pub mod datasets;
 pub mod deletion;
+pub mod drops;
 pub mod equal_tensors;
 pub mod error;
 pub mod estimate;

@@ -85,6 +85,7 @@ pub async fn create_run(
         checkpoint_count: 0,
         revision: 1,
         created_at: now,
+        deleted_at: None,
     };
     let mut transaction = begin(state).await?;
     if let Some(reply) = idempotency::replay(&mut transaction, request, now).await? {
@@ -152,8 +153,12 @@ pub async fn find_run_with(conn: &mut PgConnection, run: &str) -> AppResult<Run>
 }
 
 /// A page of runs, newest first.
-pub async fn list_runs(state: &AppState, page: PageRequest) -> AppResult<Paged<Run>> {
+pub async fn list_runs(state: &AppState, deleted: bool, page: PageRequest) -> AppResult<Paged<Run>> {
     let mut conn = connection(state).await?;
-    let rows = db::runs::list_runs(&mut conn, page).await?;
+    let rows = if deleted {
+        db::runs::list_deleted_runs(&mut conn, page).await?
+    } else {
+        db::runs::list_runs(&mut conn, page).await?
+    };
     Ok(page.cut(rows, |run| run.run_id.0))
 }

@@ -1,6 +1,8 @@
 //! Pages of a run's checkpoints, in every order there is. Each order is walked along its own index from where the page
 //! before ended, so a page costs what it shows, however many come before it.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -19,7 +21,10 @@ const START_OF_TIME: DateTime<Utc> = DateTime::from_timestamp(0, 0).expect("the 
 /// One checked query: the columns and the filters that all orders share, around what tells them apart. The first eight
 /// parameters are the filters'.
 macro_rules! page {
-    ($conn:expr, $run:expr, $filter:expr, $limit:expr, $source:tt, $after:tt, $order:tt, $($argument:expr),+) => {{
+    ($conn:expr, $run:expr, $filter:expr, $limit:expr, $source:tt, $after:tt, $order:tt, $($argument:expr),+) => {
+        page!(@ $conn, $run, $filter, $limit, "c.deleted_at is null", $source, $after, $order, $($argument),+)
+    };
+    (@ $conn:expr, $run:expr, $filter:expr, $limit:expr, $there:tt, $source:tt, $after:tt, $order:tt, $($argument:expr),+) => {{
         let Bounds { names, lows, highs } = Bounds::of($filter);
         let (from_step, to_step) = ($filter.from_step.unwrap_or(0), $filter.to_step.unwrap_or(i64::MAX));
         sqlx::query_as!(
@@ -27,7 +32,7 @@ macro_rules! page {
             r#"select checkpoint_id, c.run_id, c.step, epoch, metrics as "metrics: _", tags, digest_blake3, size_bytes,
                    object_key, file_count, files_bytes, layout_blake3, tensor_count, pinned_at is not null as "pinned!", c.created_at
                from "# + $source + r#" join blobs using (digest_blake3) join layouts using (layout_blake3)
-               where c.deleted_at is null and c.step between $2 and $3
+               where "# + $there + r#" and c.step between $2 and $3
                  and c.tags @> $4 and c.created_at >= $5 and c.created_at < $6
                  and (cardinality($7::text[]) = 0 or (
                      select bool_and(coalesce((c.metrics ->> bound.name)::float8 between bound.low and bound.high, false))
@@ -143,6 +148,66 @@ async fn by_time(conn: &mut PgConnection, run_id: RunId, request: &ListRequest) 
             )
         }
     })
+}
+
+/// Rows of a page of checkpoints that are deleted and not yet removed, in order of the time at which they were stored, each with
+/// the time of its deletion.
+pub async fn list_deleted_checkpoints(
+    conn: &mut PgConnection,
+    run_id: RunId,
+    request: &ListRequest,
+) -> DbResult<Vec<(Checkpoint, DateTime<Utc>)>> {
+    let (filter, limit) = (&request.filter, i64::from(request.size) + 1);
+    let ascending = request.sort.order == Order::Ascending;
+    let end = if ascending { (START_OF_TIME, Uuid::nil()) } else { (END_OF_TIME, Uuid::max()) };
+    let (at, id) = match request.after {
+        Some(Position::CreatedAt(at, id)) => (at, id),
+        _ => end,
+    };
+    let rows = if ascending {
+        page!(@
+            &mut *conn,
+            run_id,
+            filter,
+            limit,
+            "c.deleted_at is not null",
+            "checkpoints c",
+            "c.run_id = $1 and (c.created_at, c.checkpoint_id) > ($11, $12)",
+            "c.created_at, c.checkpoint_id",
+            at,
+            id
+        )
+    } else {
+        page!(@
+            &mut *conn,
+            run_id,
+            filter,
+            limit,
+            "c.deleted_at is not null",
+            "checkpoints c",
+            "c.run_id = $1 and (c.created_at, c.checkpoint_id) < ($11, $12)",
+            "c.created_at desc, c.checkpoint_id desc",
+            at,
+            id
+        )
+    };
+    let times = find_times_of_deletion(conn, &rows).await?;
+    let of = |row: CheckpointRow| Some((times.get(&row.checkpoint_id).copied()?, row));
+    rows.into_iter().filter_map(of).map(|(at, row)| Ok((row.try_into()?, at))).collect()
+}
+
+/// When these were deleted; one that was undeleted meanwhile is left out.
+async fn find_times_of_deletion(
+    conn: &mut PgConnection,
+    rows: &[CheckpointRow],
+) -> DbResult<HashMap<Uuid, DateTime<Utc>>> {
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.checkpoint_id).collect();
+    let times = sqlx::query!(
+        r#"select checkpoint_id, deleted_at as "deleted_at!" from checkpoints
+           where checkpoint_id = any($1) and deleted_at is not null"#,
+        &ids,
+    );
+    Ok(times.fetch_all(conn).await?.into_iter().map(|row| (row.checkpoint_id, row.deleted_at)).collect())
 }
 
 /// Walks `checkpoint_metrics`; a condition on the metric itself bounds the walk. The run is asked for there alone: asked for twice,

@@ -49,19 +49,19 @@ async fn purge_artifacts(
     digests: &mut Vec<String>,
 ) -> DbResult<u64> {
     let gone = sqlx::query_scalar!(
-        "delete from artifacts where artifact_id in (
+        r#"delete from artifacts where artifact_id in (
              select artifact_id from artifacts
              where deleted_at <= $1
                and not exists (select from run_aliases where run_aliases.artifact_id = artifacts.artifact_id)
              order by deleted_at limit $2 for update skip locked)
-         returning digest_blake3",
+         returning array_remove(array[blob_blake3, kept_blake3], null) as "digests!""#,
         before,
         limit,
     )
     .fetch_all(conn)
     .await?;
     let count = gone.len() as u64;
-    digests.extend(gone);
+    digests.extend(gone.into_iter().flatten());
     Ok(count)
 }
 
@@ -180,7 +180,7 @@ async fn purge_runs(conn: &mut PgConnection, before: DateTime<Utc>, limit: i64) 
 /// Removes those of these blobs that nothing refers to; returns how many, and their bytes.
 ///
 /// The list of owners is complete or the database refuses: a reference that is not named here is a foreign key.
-async fn free_blobs(conn: &mut PgConnection, digests: &[String], now: DateTime<Utc>) -> DbResult<(u64, u64)> {
+pub async fn free_blobs(conn: &mut PgConnection, digests: &[String], now: DateTime<Utc>) -> DbResult<(u64, u64)> {
     // Locked first, looked at afterwards: an upload of the same bytes holds its blob until it has committed the row that
     // refers to it, and a statement does not see what was committed after it began.
     sqlx::query!("select from blobs where digest_blake3 = any($1) order by digest_blake3 for update", digests)
@@ -193,7 +193,8 @@ async fn free_blobs(conn: &mut PgConnection, digests: &[String], now: DateTime<U
                and not exists (select from checkpoint_files o where o.digest_blake3 = blobs.digest_blake3)
                and not exists (select from staged_files o where o.digest_blake3 = blobs.digest_blake3)
                and not exists (select from datasets o where o.digest_blake3 = blobs.digest_blake3)
-               and not exists (select from artifacts o where o.digest_blake3 = blobs.digest_blake3)
+               and not exists (select from artifacts o where o.blob_blake3 = blobs.digest_blake3)
+               and not exists (select from artifacts o where o.kept_blake3 = blobs.digest_blake3)
                and not exists (select from history_chunks o where o.digest_blake3 = blobs.digest_blake3)
              returning object_key, size_bytes, registered
          )

@@ -132,7 +132,8 @@ pub async fn count_freed_bytes(conn: &mut PgConnection, ids: &[CheckpointId]) ->
                  where o.digest_blake3 = blobs.digest_blake3 and o.checkpoint_id <> all($1))
              and not exists (select from staged_files o where o.digest_blake3 = blobs.digest_blake3)
              and not exists (select from datasets o where o.digest_blake3 = blobs.digest_blake3)
-             and not exists (select from artifacts o where o.digest_blake3 = blobs.digest_blake3)
+             and not exists (select from artifacts o where o.blob_blake3 = blobs.digest_blake3)
+             and not exists (select from artifacts o where o.kept_blake3 = blobs.digest_blake3)
              and not exists (select from history_chunks o where o.digest_blake3 = blobs.digest_blake3)"#,
         &ids,
     )

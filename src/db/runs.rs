@@ -19,6 +19,7 @@ struct RunRow {
     checkpoint_count: i64,
     revision: i64,
     created_at: DateTime<Utc>,
+    deleted_at: Option<DateTime<Utc>>,
 }
 
 impl TryFrom<RunRow> for Run {
@@ -36,6 +37,7 @@ impl TryFrom<RunRow> for Run {
             checkpoint_count: row.checkpoint_count.unsigned_abs(),
             revision: row.revision,
             created_at: row.created_at,
+            deleted_at: row.deleted_at,
         })
     }
 }
@@ -59,7 +61,7 @@ pub async fn insert_run(conn: &mut PgConnection, run: &Run) -> DbResult<()> {
 pub async fn find_run(conn: &mut PgConnection, reference: Reference<'_>) -> DbResult<Option<Run>> {
     let row = sqlx::query_as!(
         RunRow,
-        "select run_id, name, description, metadata, checkpoint_count, revision, created_at
+        "select run_id, name, description, metadata, checkpoint_count, revision, created_at, deleted_at
          from runs where (run_id = $1 or name = $2) and deleted_at is null",
         reference.id(),
         reference.name(),
@@ -73,9 +75,23 @@ pub async fn find_run(conn: &mut PgConnection, reference: Reference<'_>) -> DbRe
 pub async fn list_runs(conn: &mut PgConnection, page: PageRequest) -> DbResult<Vec<Run>> {
     let rows = sqlx::query_as!(
         RunRow,
-        "select run_id, name, description, metadata, checkpoint_count, revision, created_at
+        "select run_id, name, description, metadata, checkpoint_count, revision, created_at, deleted_at
          from runs where run_id < $1 and deleted_at is null order by run_id desc limit $2",
         // Not `$1 is null or …`: a condition with an `or` walks every page before this one.
+        page.before.unwrap_or(Uuid::max()),
+        page.limit(),
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Run::try_from).collect()
+}
+
+/// Rows of a page of runs that are deleted and not yet removed, newest first.
+pub async fn list_deleted_runs(conn: &mut PgConnection, page: PageRequest) -> DbResult<Vec<Run>> {
+    let rows = sqlx::query_as!(
+        RunRow,
+        "select run_id, name, description, metadata, checkpoint_count, revision, created_at, deleted_at
+         from runs where run_id < $1 and deleted_at is not null order by run_id desc limit $2",
         page.before.unwrap_or(Uuid::max()),
         page.limit(),
     )

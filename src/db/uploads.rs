@@ -13,7 +13,7 @@ pub struct AbandonedUpload {
     pub upload_id: UploadId,
     /// Where its bytes lie, if any have arrived.
     pub object_key: String,
-    /// The store's own name for it, where it came in parts.
+    /// The store's own name for it, where the store holds it in parts.
     pub store_upload_id: Option<String>,
 }
 
@@ -102,8 +102,9 @@ pub async fn mark_silent_abandoned(
     // Rows given up earlier are returned again: their object may have outlived a reaper that died.
     let rows = sqlx::query!(
         "update uploads set abandoned_at = coalesce(abandoned_at, $3)
-         where renewed_at < case when store_upload_id is null then $1::timestamptz else $2::timestamptz end
-             or abandoned_at is not null
+         where abandoned_at is not null
+             or renewed_at < case when exists (select from multipart_uploads m where m.upload_id = uploads.upload_id)
+                 then $2::timestamptz else $1::timestamptz end
          returning upload_id, object_key, store_upload_id",
         silent.streams,
         silent.in_parts,

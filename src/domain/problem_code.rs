@@ -82,6 +82,9 @@ problem_codes! {
     TusVersion = "tus_version", 412, Never, "The request speaks another version of tus than the server";
     PreconditionFailed = "precondition_failed", 412, Never, "The thing is no longer in the version that `If-Match` names";
     InUse = "in_use", 409, Never, "Something else that is not deleted needs it";
+    ArtifactDropped = "artifact_dropped", 410, Never, "The artifact's bytes were dropped: a rebuild brings them back";
+    NotRebuildable = "not_rebuildable", 409, Never, "No merge of the candidates makes the artifact again bit for bit";
+    NothingKept = "nothing_kept", 404, Never, "Nothing is kept beside the artifact: it has its bytes, or needs nothing but its candidates";
     Pinned = "pinned", 409, Never, "The checkpoint is pinned";
     NeedsDeleted = "needs_deleted", 409, Never, "Something that it needs is deleted: undelete that first";
     TooLarge = "too_large", 413, Never, "The body is larger than the server accepts";

@@ -22,4 +22,6 @@ pub struct Run {
     pub revision: i64,
     /// When it was opened.
     pub created_at: DateTime<Utc>,
+    /// When it was deleted.
+    pub deleted_at: Option<DateTime<Utc>>,
 }

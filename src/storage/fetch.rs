@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
@@ -40,6 +40,15 @@ impl Store {
                 Ok(stream_file(file, range).map_err(&failed)?.map_err(failed).boxed())
             }
             GetResultPayload::Stream(stream) => Ok(stream.map_err(StorageError::from).boxed()),
+        }
+    }
+
+    /// Whether the object is there.
+    pub async fn holds(&self, key: &ObjectKey) -> Result<bool, StorageError> {
+        match self.objects.head(&key.path()).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 

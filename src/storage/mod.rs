@@ -5,6 +5,7 @@ mod error;
 mod fetch;
 mod folder_parts;
 pub mod keys;
+mod measured;
 mod open;
 mod parts;
 mod registered;

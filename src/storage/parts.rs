@@ -50,6 +50,10 @@ impl NativeParts {
     pub(super) fn new(store: Arc<dyn MultipartStore>) -> Self {
         Self { store, buffers: Arc::new(Semaphore::new(BUFFER_BYTES / BUFFER_UNIT)) }
     }
+
+    pub(super) fn store(&self) -> Arc<dyn MultipartStore> {
+        Arc::clone(&self.store)
+    }
 }
 
 /// Parts that are being written by this process, by object and number.

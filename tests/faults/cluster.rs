@@ -86,11 +86,17 @@ impl Cluster {
 
     /// Starts a worker with a cache of its own.
     pub fn worker(&self, name: &str) -> Process {
+        self.worker_on(name, std::thread::available_parallelism().unwrap().get())
+    }
+
+    /// Starts a worker that computes on so many threads.
+    pub fn worker_on(&self, name: &str, threads: usize) -> Process {
         let cache = self.folder.path().join(format!("cache-{name}"));
         let environment = [
             ("BARYCENTER_SERVER", format!("http://{}", self.address)),
             ("BARYCENTER_CACHE_DIR", cache.display().to_string()),
             ("BARYCENTER_WORKER_NAME", name.to_owned()),
+            ("BARYCENTER_THREADS", threads.to_string()),
         ];
         Process::start(&["worker"], &environment)
     }

@@ -6,6 +6,7 @@ mod adapters;
 mod cluster;
 mod folders;
 mod inputs;
+mod rebuild;
 mod regression;
 mod uploads;
 mod watch;

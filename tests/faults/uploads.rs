@@ -104,12 +104,7 @@ async fn killed_in_the_third_part(pool: PgPool, victim: Victim) {
     let file = large_file(cluster.folder.path());
     let narrow = Link::open(&cluster, BUDGET).await;
     let client = push(&narrow.url, &file);
-    cluster
-        .until("two parts are there and the third is on its way", async || {
-            let there: i64 = sqlx::query_scalar("select count(*) from upload_parts").fetch_one(&pool).await.unwrap();
-            (there == 2 && narrow.carried() >= BUDGET).then_some(())
-        })
-        .await;
+    two_parts_are_there(&cluster, &pool, &narrow).await;
     let server = match victim {
         Victim::Client => {
             client.kill();
@@ -150,6 +145,15 @@ async fn killed_in_the_third_part(pool: PgPool, victim: Victim) {
     server.kill();
 }
 
+async fn two_parts_are_there(cluster: &Cluster, pool: &PgPool, link: &Link) {
+    cluster
+        .until("two parts are there and the third is on its way", async || {
+            let there: i64 = sqlx::query_scalar("select count(*) from upload_parts").fetch_one(pool).await.unwrap();
+            (there == 2 && link.carried() >= BUDGET).then_some(())
+        })
+        .await;
+}
+
 fn bytes_below(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
     entries
@@ -170,4 +174,38 @@ async fn a_push_whose_server_was_killed_sends_only_what_is_missing(pool: PgPool)
 #[sqlx::test]
 async fn a_push_of_which_all_were_killed_sends_only_what_is_missing(pool: PgPool) {
     killed_in_the_third_part(pool, Victim::Both).await;
+}
+
+#[sqlx::test]
+async fn a_push_of_a_large_dataset_that_was_killed_sends_only_what_is_missing(pool: PgPool) {
+    let cluster = Cluster::new(&pool);
+    let server = cluster.serve().await;
+    let file = large_dataset(cluster.folder.path());
+    let narrow = Link::open(&cluster, BUDGET).await;
+    let client = push_dataset(&narrow.url, &file);
+    two_parts_are_there(&cluster, &pool, &narrow).await;
+    client.kill();
+    let wide = Link::open(&cluster, u64::MAX).await;
+    assert!(push_dataset(&wide.url, &file).succeeds().await);
+    let missing = file.metadata().unwrap().len() - 2 * PART;
+    assert!((missing..missing + PART / 16).contains(&wide.carried()), "{} sent", wide.carried());
+    let stored = cluster.client.find_dataset("large").await.unwrap();
+    assert_eq!(stored.normalisation.scale.to_string(), "0.5");
+    assert!(push_dataset(&wide.url, &file).succeeds().await, "once more: it is there");
+    server.kill();
+}
+
+/// A dataset of a little more than five parts.
+fn large_dataset(folder: &Path) -> PathBuf {
+    let path = folder.join("large.safetensors");
+    let samples = 5 * PART as usize / 4 / 1024 + 10;
+    let inputs = inputs::tensor("inputs", &[samples, 1024], &inputs::draw(3, samples * 1024));
+    inputs::write(&path, vec![inputs, inputs::tensor("targets", &[samples, 1], &inputs::draw(4, samples))]);
+    path
+}
+
+fn push_dataset(url: &str, file: &Path) -> Process {
+    let file = file.display().to_string();
+    let words = ["dataset", "push", "large", &file, "--scale", "0.5", "--parallel", "1"];
+    Process::start(&words, &[("BARYCENTER_SERVER", url.to_owned())])
 }

@@ -1,4 +1,4 @@
-//! Random histories of pushes, sets, jobs, deletions, undeletions, retention and collections never lose a byte that
+//! Random histories of pushes, sets, jobs, drops, deletions, undeletions, retention and collections never lose a byte that
 //! something needs, and end with exactly the bytes that something needs.
 
 use std::{
@@ -32,6 +32,9 @@ const RUNS: [&str; 2] = ["one", "two"];
 struct World {
     scene: Scene,
     ids: BTreeMap<&'static str, Vec<Uuid>>,
+    /// What each artifact is made of.
+    models: BTreeMap<Uuid, Vec<u8>>,
+    drops: usize,
 }
 
 /// One byte of chance for the kind of operation, two for what it is done to.
@@ -53,10 +56,10 @@ impl World {
 
     async fn act(&mut self, [kind, a, b]: Operation) {
         let run = RUNS[usize::from(a) % RUNS.len()];
-        match kind % 18 {
+        match kind % 20 {
             0..=2 => self.push(run, a, b).await,
-            3 | 16 => self.push_files(run, a, b).await,
-            17 => self.stage(run, b).await,
+            3 | 18 => self.push_files(run, a, b).await,
+            19 => self.stage(run, b).await,
             4 => self.freeze(run, b).await,
             5 | 6 => self.job(a, b).await,
             7 | 8 => self.delete(a, b).await,
@@ -66,6 +69,8 @@ impl World {
             12 => self.rules(run, b).await,
             13 => self.app().clock.advance(Duration::from_secs(u64::from(b) * 30)),
             14 => self.whole_run(run, b).await,
+            15 => self.drop_bytes(a).await,
+            16 => self.restore(a).await,
             _ => self.collect().await,
         }
     }
@@ -136,9 +141,30 @@ impl World {
         }
         let lease = self.scene.claim().await;
         self.scene.heartbeat(&lease, snapshots(0..u64::from(b % 3))).await.json::<Value>(200);
-        let stored = self.scene.upload(&lease, scene::checkpoint(f32::from(b % 9))).await;
-        let finished: Job = self.scene.finish(&lease, finish_body(&stored.digest_blake3)).await.json(200);
-        self.note("artifacts", finished.artifact_id.unwrap());
+        let model = scene::checkpoint(f32::from(b % 9));
+        let stored = self.scene.upload(&lease, model.clone()).await;
+        let mut finish = finish_body(&stored.digest_blake3);
+        let kept = if b.is_multiple_of(3) { json!([]) } else { json!(["0.bias"]) };
+        finish["merge"] =
+            json!({ "rules": "merge_1", "averaged": [{ "tensor": "0.weight", "block": 0 }], "kept": kept });
+        let finished: Job = self.scene.finish(&lease, finish).await.json(200);
+        let id = finished.artifact_id.unwrap();
+        self.models.insert(id, model);
+        self.note("artifacts", id);
+    }
+
+    /// An artifact without its bytes still has what was kept of them, and its candidates.
+    async fn drop_bytes(&mut self, a: u8) {
+        let Some(id) = self.any("artifacts", a) else { return };
+        let dropped = self.app().post(&format!("/v1/artifacts/{id}/drop"), json!({})).await;
+        self.drops += usize::from(dropped.status == 200);
+        refused(&dropped);
+    }
+
+    async fn restore(&self, a: u8) {
+        let Some(id) = self.any("artifacts", a) else { return };
+        let model = self.models[&id].clone();
+        refused(&self.app().put(&format!("/v1/artifacts/{id}/content"), model).await);
     }
 
     async fn delete(&self, a: u8, b: u8) {
@@ -234,7 +260,9 @@ impl World {
     async fn check(&self) {
         let held: BTreeSet<String> = self.objects().await.values().map(|bytes| digest(bytes)).collect();
         let owners = "select digest_blake3 from checkpoints union select digest_blake3 from checkpoint_files
-            union select digest_blake3 from staged_files union select digest_blake3 from artifacts
+            union select digest_blake3 from staged_files
+            union select blob_blake3 from artifacts where dropped_at is null
+            union select kept_blake3 from artifacts where kept_blake3 is not null
             union select digest_blake3 from history_chunks union select digest_blake3 from datasets";
         assert_eq!(held, self.texts(owners).await, "bytes in the store and bytes that rows refer to");
         self.app().assert_no_orphans().await;
@@ -250,6 +278,10 @@ impl World {
                 where runs.deleted_at is null and c.deleted_at is not null
             union select 'run of checkpoint ' || checkpoint_id from checkpoints c join runs using (run_id)
                 where c.deleted_at is null and runs.deleted_at is not null
+            union select 'candidate of dropped artifact ' || artifact_id from artifacts a join jobs using (job_id)
+                join candidate_set_members m using (candidate_set_id) left join checkpoints c using (checkpoint_id)
+                left join blobs b on b.digest_blake3 = c.digest_blake3
+                where a.dropped_at is not null and b.object_key is null
             union select 'count of run ' || run_id from runs
                 where checkpoint_count <> (select count(*) from checkpoints c
                     where c.run_id = runs.run_id and c.deleted_at is null)
@@ -292,7 +324,7 @@ fn refused(response: &TestResponse) {
 async fn no_history_loses_a_byte_that_is_needed_or_keeps_one_that_is_not(pool: PgPool) {
     let mut runner = TestRunner::deterministic();
     let histories = vec(vec(any::<Operation>(), OPERATIONS), HISTORIES).new_tree(&mut runner).unwrap().current();
-    let mut world = World { scene: Scene::new(pool).await, ids: BTreeMap::new() };
+    let mut world = World { scene: Scene::new(pool).await, ids: BTreeMap::new(), models: BTreeMap::new(), drops: 0 };
     for history in histories {
         for run in RUNS {
             world.open(run).await;
@@ -311,4 +343,5 @@ async fn no_history_loses_a_byte_that_is_needed_or_keeps_one_that_is_not(pool: P
         "{:?}",
         world.ids
     );
+    assert!(world.drops > 5, "{} drops", world.drops);
 }

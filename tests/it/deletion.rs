@@ -317,3 +317,42 @@ async fn a_run_comes_back_only_with_what_its_sets_need_of_other_runs(pool: PgPoo
     app.post(&undelete, json!({})).await.json::<Run>(200);
     app.get(&format!("/v1/candidate_sets/{}", set.candidate_set_id)).await.json::<CandidateSet>(200);
 }
+
+#[sqlx::test]
+async fn what_is_deleted_is_listed_while_it_can_come_back(pool: PgPool) {
+    let (app, pushed) = run_of_three(pool).await;
+    let list = async |query: &str| -> (Vec<i64>, Option<String>) {
+        let page: Page<Checkpoint> = app.get(&format!("/v1/runs/r/checkpoints{query}")).await.json(200);
+        (page.items.iter().map(|checkpoint| checkpoint.step).collect(), page.next_page_token)
+    };
+    assert_eq!(list("?deleted=true").await.0, [0_i64; 0]);
+    for checkpoint in &pushed {
+        app.delete(&path(checkpoint)).await.json::<Deleted>(200);
+        app.clock.advance(Duration::from_secs(1));
+    }
+    let other = app.push("r", 10, "", checkpoint(77)).await;
+    assert_eq!(list("").await.0, [10]);
+    assert_eq!(list("?deleted=true").await.0, [30, 20, 10]);
+    assert_eq!(list("?deleted=true&order=asc&from_step=20").await.0, [20, 30]);
+    let (first, token) = list("?deleted=true&page_size=2").await;
+    let rest = list(&format!("?deleted=true&page_size=2&page_token={}", token.unwrap())).await;
+    assert_eq!((first, rest), (vec![30, 20], (vec![10], None)));
+    app.get("/v1/runs/r/checkpoints?deleted=true&sort=step").await.problem(400, "invalid_query");
+    let page: Page<Checkpoint> = app.get("/v1/runs/r/checkpoints?deleted=true").await.json(200);
+    assert_eq!(page.items[2].checkpoint_id, pushed[0].checkpoint_id);
+    assert!(page.items[0].deleted_at > page.items[1].deleted_at);
+    let shown: Checkpoint = app.get(&path(&other)).await.json(200);
+    assert_eq!(shown.deleted_at, None);
+
+    let runs = async |query: &str| -> Vec<(Uuid, bool)> {
+        let page: Page<Run> = app.get(&format!("/v1/runs{query}")).await.json(200);
+        page.items.iter().map(|run| (run.run_id, run.deleted_at.is_some())).collect()
+    };
+    let id = other.run_id;
+    assert_eq!((runs("").await, runs("?deleted=true").await), (vec![(id, false)], vec![]));
+    app.delete("/v1/runs/r").await.json::<Deleted>(200);
+    assert_eq!((runs("?deleted=false").await, runs("?deleted=true").await), (vec![], vec![(id, true)]));
+    app.clock.advance(GRACE);
+    gc::collect(&app.state).await.unwrap();
+    assert_eq!(runs("?deleted=true").await, []);
+}

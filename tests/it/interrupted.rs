@@ -10,6 +10,7 @@ use sqlx::PgPool;
 
 use crate::harness::{
     TestApp,
+    faulty::{Fault, Faulty, Point},
     files::{checkpoint, large_checkpoint},
 };
 
@@ -89,4 +90,34 @@ async fn an_upload_that_was_reaped_cannot_be_committed(pool: PgPool) {
     response.problem(409, "upload_lapsed");
     assert_eq!(app.count("blobs").await, 0);
     app.push("run", 1, "", bytes).await;
+}
+
+/// Every point that a stream into a store passes, with a failure there and with a kill.
+fn every_fault() -> impl Iterator<Item = (Point, Fault)> {
+    let points = Point::ALL.into_iter().filter(|point| *point != Point::BeforeRead);
+    points.flat_map(|point| [(point, Fault::Fail), (point, Fault::Hang)])
+}
+
+#[sqlx::test]
+async fn a_stream_that_fails_or_is_killed_at_any_point_of_the_store_leaves_no_part_to_it(pool: PgPool) {
+    let faulty = Faulty::default();
+    let app = TestApp::with(pool, faulty.store(), |_| {});
+    app.create_run("run").await;
+    for (point, fault) in every_fault() {
+        faulty.plan(point, fault);
+        tokio::select! {
+            refused = app.put(PATH, large_checkpoint(40 << 20)) => {
+                refused.problem(503, "unavailable");
+                assert_eq!((fault, faulty.part_bytes()), (Fault::Fail, 0), "{point:?}");
+            }
+            () = faulty.hanging() => assert_eq!(fault, Fault::Hang),
+        }
+        assert!(faulty.is_spent(), "{point:?} was never reached");
+        app.reap_after(Duration::from_secs(301)).await;
+        assert_eq!(faulty.part_bytes(), 0, "{point:?}");
+        app.assert_nothing_stored().await;
+    }
+    app.push("run", 1, "", large_checkpoint(40 << 20)).await;
+    assert_eq!(faulty.part_bytes(), 0);
+    app.assert_no_orphans().await;
 }

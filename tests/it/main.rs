@@ -11,6 +11,7 @@ mod content;
 mod dataset_kinds;
 mod datasets;
 mod deletion;
+mod drops;
 mod early_refusal;
 mod harness;
 mod history;

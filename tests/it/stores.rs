@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use axum::http::Request;
+use axum::{body::Body, http::Request};
 use barycenter::storage::Store;
 use barycenter_api::{PartUrls, UploadPart};
+use futures::StreamExt;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
@@ -103,9 +104,37 @@ async fn an_s3_bucket_keeps_files(pool: PgPool) {
     let folder = TempDir::new().unwrap();
     keeps_files(pool, s3_store(&folder).await).await;
     assert_eq!(bytes_below(&folder.path().join("bucket")), expected_bytes());
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    let parts = left.iter().filter(|name| name.to_string_lossy().contains(".part-")).count();
-    assert_eq!(parts, 0, "{left:?}");
+    assert_eq!(parts_left(&folder), 0);
+}
+
+/// Names of parts that belong to no object.
+fn parts_left(folder: &TempDir) -> usize {
+    let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    entries.filter(|name| name.to_string_lossy().contains(".part-")).count()
+}
+
+#[sqlx::test]
+async fn a_stream_that_was_killed_leaves_no_part_in_the_bucket(pool: PgPool) {
+    let folder = TempDir::new().unwrap();
+    let app = TestApp::with(pool, s3_store(&folder).await, |_| {});
+    app.create_run("run").await;
+    let half = large_checkpoint(40 << 20)[..30 << 20].to_vec();
+    let chunks: Vec<_> = half.chunks(1 << 20).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect();
+    let stalled = futures::stream::iter(chunks).chain(futures::stream::pending());
+    let three_parts = async {
+        while parts_left(&folder) < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // What a killed server does to a request, as far as the bucket can tell.
+    tokio::select! {
+        _ = app.put("/v1/runs/run/checkpoints/1", Body::from_stream(stalled)) => panic!("the body never ends"),
+        () = three_parts => {}
+    }
+    assert_eq!(app.reap_after(Duration::from_secs(200)).await, 0, "it may still be alive");
+    assert_eq!(app.reap_after(Duration::from_secs(200)).await, 1);
+    assert_eq!(parts_left(&folder), 0);
+    app.assert_nothing_stored().await;
 }
 
 /// Sends some parts to the store itself, as a client does that was given URLs.

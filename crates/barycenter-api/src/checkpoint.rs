@@ -57,6 +57,9 @@ pub struct ListCheckpoints {
     /// Stored before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_before: Option<DateTime<Utc>>,
+    /// Set to true to list those that are deleted and can still be undeleted, which have no order but `created_at`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<bool>,
     /// Items a page, 1 to 1000; 100 unless told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub page_size: Option<u32>,
@@ -119,6 +122,9 @@ pub struct Checkpoint {
     pub pinned: bool,
     /// When it was stored.
     pub created_at: DateTime<Utc>,
+    /// When it was deleted; a list of deleted checkpoints tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<DateTime<Utc>>,
 }
 
 /// One tensor of a checkpoint's layout.

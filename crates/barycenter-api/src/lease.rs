@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{Bytes64, Floats, JobSpec, Normalisation, Progress, Report};
+use crate::{Bytes64, Floats, JobSpec, MergePlan, Normalisation, Progress, Report};
 
 /// Asks for a job.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -174,6 +174,10 @@ pub struct Finish {
     pub coefficients: Floats,
     /// What was found.
     pub report: Report,
+    /// How a merge of the candidates makes the artifact again; only then its bytes can be dropped and rebuilt. A worker that
+    /// does not merge by these rules to the last bit leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge: Option<MergePlan>,
 }
 
 /// Ends an attempt without an artifact.

@@ -16,6 +16,7 @@ mod deletion;
 mod history;
 mod job;
 mod lease;
+mod merge;
 mod page;
 mod problem;
 mod report;
@@ -26,7 +27,10 @@ pub mod tree;
 mod upload;
 
 pub use alias::{Alias, SetAlias};
-pub use artifact::{Artifact, EditArtifact, Lineage, Manifest, ManifestCandidate, ManifestDataset};
+pub use artifact::{
+    Artifact, DroppedArtifact, EditArtifact, KeptTensors, Lineage, ListArtifacts, Manifest, ManifestCandidate,
+    ManifestDataset,
+};
 pub use binary::{Bytes64, Floats};
 pub use candidate_set::{
     Among, CandidateSet, CandidateSetDiff, CandidateSetRule, CreateCandidateSet, Direction, ListCandidateSets, Member,
@@ -49,13 +53,14 @@ pub use lease::{
     Claim, Directive, Fail, Finish, Heartbeat, HeartbeatReply, Lease, LeasedCandidate, LeasedDataset, Snapshot,
     StoredArtifact, WorkerInfo,
 };
+pub use merge::{MergePlan, MergeRules, MergedTensor};
 pub use page::{ListQuery, Page};
 pub use problem::{FieldError, Problem};
 pub use report::{
     BatchNormStatistics, Evaluated, Evaluation, FitReport, Geometry, LoraReport, NearDuplicate, NotAveraged, PhaseTime,
     Report,
 };
-pub use run::{CreateRun, EditRun, Run};
+pub use run::{CreateRun, EditRun, ListRuns, Run};
 pub use spec::{
     Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, FloatDtype,
     Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,

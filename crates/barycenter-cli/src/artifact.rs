@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use barycenter_api::{Artifact, EditArtifact, client::Client};
+use barycenter_api::{Artifact, EditArtifact, ListArtifacts, client::Client};
 use barycenter_core::{checkpoint::CheckpointFile, merge::Policy};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
@@ -13,10 +13,15 @@ use crate::{
     average::Average,
     deletion,
     exit::{Outcome, usage},
-    output::{self, Output},
+    output::{self, Format, Output},
     progress::Bar,
+    shown::bytes,
     size::size,
 };
+
+mod rebuild;
+
+use self::rebuild::RebuildArguments;
 
 /// Commands on artifacts.
 #[derive(Debug, Subcommand)]
@@ -36,6 +41,18 @@ pub enum ArtifactCommand {
         /// Replace the file where there is one.
         #[arg(long)]
         force: bool,
+    },
+    /// List artifacts, newest first.
+    List {
+        /// Only those of this run, by name or id.
+        #[arg(long)]
+        run: Option<String>,
+        /// Those that are deleted and can still be undeleted.
+        #[arg(long)]
+        deleted: bool,
+        /// At most so many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
     },
     /// Delete an artifact that no alias names.
     Delete {
@@ -58,6 +75,24 @@ pub enum ArtifactCommand {
         #[arg(long, conflicts_with = "at")]
         never: bool,
     },
+    /// Drop the bytes of an artifact, which a merge of its candidates makes again; what no merge makes is kept.
+    ///
+    /// Refused where the same bytes could not be made again, and where an alias names the artifact. What it is made from cannot be
+    /// deleted while the artifact is there.
+    Drop {
+        /// Id of a job or of an artifact.
+        id: Uuid,
+        /// Drop them then (RFC 3339), unless an alias names the artifact.
+        #[arg(long, value_name = "TIME", conflicts_with = "never")]
+        at: Option<DateTime<Utc>>,
+        /// Do not drop them at the time that was set.
+        #[arg(long)]
+        never: bool,
+    },
+    /// Make the bytes of a dropped artifact again from its candidates, and give them back to the server.
+    ///
+    /// The candidates are downloaded and merged as the worker merged them. Bytes of another digest than the manifest's are refused.
+    Rebuild(RebuildArguments),
     /// Print where an artifact comes from: job, candidate set, checkpoints, datasets, as JSON.
     Lineage {
         /// Id of a job or of an artifact.
@@ -91,6 +126,11 @@ pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> 
             }
             output.show(&artifact)?;
         }
+        ArtifactCommand::List { run, deleted, limit } => {
+            let query =
+                ListArtifacts { run, deleted: deleted.then_some(true), page_size: Some(limit), page_token: None };
+            output.list(&client.list_artifacts_page(&query).await?.items)?;
+        }
         ArtifactCommand::Delete { id } => {
             let id = find(client, id).await?.artifact_id;
             deletion::tell(output, &format!("the artifact {id}"), &client.delete_artifact(id).await?)?;
@@ -98,7 +138,16 @@ pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> 
         ArtifactCommand::Undelete { artifact_id } => output.show(&client.undelete_artifact(artifact_id).await?)?,
         ArtifactCommand::Expire { id, at, never: _ } => {
             let id = find(client, id).await?.artifact_id;
-            output.show(&client.edit_artifact(id, &EditArtifact { expires_at: at }).await?)?;
+            let edit = EditArtifact { expires_at: Some(at), ..EditArtifact::default() };
+            output.show(&client.edit_artifact(id, &edit).await?)?;
+        }
+        ArtifactCommand::Drop { id, at, never } => {
+            let id = find(client, id).await?.artifact_id;
+            drop_bytes(client, output, id, at, never).await?;
+        }
+        ArtifactCommand::Rebuild(arguments) => {
+            let artifact = find(client, arguments.id).await?;
+            rebuild::rebuild(client, output, &artifact, &arguments).await?;
         }
         ArtifactCommand::Lineage { id } => {
             let artifact = find(client, id).await?;
@@ -110,6 +159,29 @@ pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> 
         }
     }
     Ok(Outcome::Success)
+}
+
+/// Drops an artifact's bytes now, or says when they are to go.
+async fn drop_bytes(
+    client: &Client,
+    output: &Output,
+    id: Uuid,
+    at: Option<DateTime<Utc>>,
+    never: bool,
+) -> anyhow::Result<()> {
+    if at.is_some() || never {
+        let edit = EditArtifact { drops_at: Some(at), ..EditArtifact::default() };
+        return output.show(&client.edit_artifact(id, &edit).await?);
+    }
+    let dropped = client.drop_artifact(id).await?;
+    if output.format() == Format::Json {
+        return output::write_json(&dropped);
+    }
+    let (freed, kept) = (bytes(dropped.freed_bytes), bytes(dropped.kept_bytes));
+    output.say(&format!(
+        "dropped the bytes of the artifact {id}: {freed} freed, {kept} kept; `artifact rebuild` makes them again"
+    ));
+    Ok(())
 }
 
 /// The whole file beside a folder of shards.

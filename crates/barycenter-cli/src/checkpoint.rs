@@ -11,7 +11,7 @@ use barycenter_api::client::Client;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
-mod pull;
+pub(crate) mod pull;
 mod tracking;
 
 use self::{

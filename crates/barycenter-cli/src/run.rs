@@ -34,6 +34,9 @@ pub enum RunCommand {
         /// At most so many.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
+        /// Those that are deleted and can still be undeleted.
+        #[arg(long)]
+        deleted: bool,
     },
     /// Change a run's description or metadata.
     Edit(EditArguments),
@@ -160,9 +163,10 @@ pub async fn run(client: &Client, output: &Output, command: RunCommand) -> anyho
             let body = CreateRun { name, description, metadata: metadata.unwrap_or_default() };
             output.show(&client.create_run(&body).await?)?;
         }
-        RunCommand::List { limit } => {
+        RunCommand::List { limit, deleted } => {
             let query = ListQuery { page_size: Some(limit), page_token: None };
-            output.list(&client.list_runs(&query).await?.items)?;
+            let page = if deleted { client.list_deleted_runs(&query).await? } else { client.list_runs(&query).await? };
+            output.list(&page.items)?;
         }
         RunCommand::Edit(arguments) => {
             let revision = arguments.revision.map(|revision| Unless::ChangedFrom(revision.to_string()));

@@ -183,7 +183,15 @@ impl Shown for Artifact {
 
     fn details(&self) -> Vec<(&'static str, String)> {
         let pairs = Self::COLUMNS.iter().copied().zip(self.row());
-        pairs.chain(self.expires_at.map(|at| ("expires", time(at)))).collect()
+        let times = [
+            ("expires", self.expires_at),
+            ("drops its bytes", self.drops_at),
+            ("bytes dropped", self.dropped_at),
+            ("deleted", self.deleted_at),
+        ];
+        let times = times.into_iter().filter_map(|(name, at)| Some((name, time(at?))));
+        let kept = self.kept.as_ref().map(|kept| ("kept", bytes(kept.size_bytes)));
+        pairs.chain(times).chain(kept).collect()
     }
 
     fn row(&self) -> Vec<String> {

@@ -37,6 +37,7 @@ fn every_documented_line_is_understood() {
         "checkpoint push a --run r --step 3 --epoch 0.5 --metric val_loss=0.5 --metric acc=1",
         "checkpoint push a --run r --step 3 --parallel 8",
         "checkpoint list --run r -o id",
+        "dataset push validation file --parallel 8",
         "dataset push validation file --scale 1/255 --mean 0.5 --std 0.2,0.2,0.2",
         "set create --run r --last 16 --name n",
         "set create --run r --best 4 --metric val_loss --min",
@@ -101,6 +102,23 @@ fn every_documented_line_is_understood() {
         "checkpoint pull latest --run r --out folder",
         &format!("checkpoint pull {ID} --out m.safetensors"),
         "checkpoint push a.pt --run r --step 3 --key model",
+    ] {
+        parse(&format!("barycenter {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn every_documented_line_about_what_is_dropped_or_deleted_is_understood() {
+    for line in [
+        "artifact list --run resnet --limit 5",
+        "artifact list --deleted",
+        "run list --deleted",
+        "checkpoint list --run resnet --deleted",
+        &format!("artifact drop {ID}"),
+        &format!("artifact drop {ID} --at 2026-03-01T00:00:00Z"),
+        &format!("artifact drop {ID} --never"),
+        &format!("artifact rebuild {ID}"),
+        &format!("artifact rebuild {ID} --check --scratch /tmp"),
     ] {
         parse(&format!("barycenter {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
     }

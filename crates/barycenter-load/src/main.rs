@@ -1,12 +1,13 @@
 //! Measures the service under load and prints one table; `make load` runs it on a private Postgres.
 //!
-//! Rows are {figure, ours, against, ratio, target, holds}, written to `target/load.json` too. Our side is the release binary as a
+//! Rows are {figure, ours, against, ratio, target, holds}, written to `target/load.json` too (`target/load-s3.json` with `--store s3`). Our side is the release binary as a
 //! process of its own over HTTP.
 
 mod figures;
 mod pages;
 mod scene;
 mod service;
+mod store;
 mod transfer;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use anyhow::Result;
 use clap::Parser;
 use figures::Figures;
 use service::Service;
+use store::Store;
 
 /// What to measure.
 #[derive(Parser)]
@@ -28,6 +30,15 @@ struct Arguments {
     /// The binary that is measured.
     #[arg(long, default_value = "target/release/barycenter")]
     binary: PathBuf,
+    /// Where the server keeps its bytes while transfers are measured; pages are measured on a folder alone.
+    #[arg(long, value_enum, default_value_t = store::Kind::File)]
+    store: store::Kind,
+    /// The program that speaks S3, for `--store s3`.
+    #[arg(long, default_value = "versitygw")]
+    gateway: PathBuf,
+    /// Tensors of a hundred megabytes in the large file.
+    #[arg(long, default_value_t = 10)]
+    tensors: usize,
     /// Checkpoints in the database while pages are measured.
     #[arg(long, default_value_t = 1_000_000)]
     checkpoints: u32,
@@ -44,15 +55,19 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     std::fs::create_dir_all(&arguments.folder)?;
     let folder = arguments.folder.canonicalize()?;
-    let service = Service::start(&arguments.binary, &arguments.database_url, &folder.join("store")).await?;
+    let store = Store::open(arguments.store, &folder.join("store"), &arguments.gateway).await?;
+    let service = Service::start(&arguments.binary, &arguments.database_url, store).await?;
     let mut figures = Figures::default();
     if "transfer".starts_with(&arguments.only) {
-        transfer::measure(&service, &folder, arguments.peer.as_deref(), &mut figures).await?;
+        // MLflow's own store is a folder.
+        let peer = arguments.peer.as_deref().filter(|_| arguments.store == store::Kind::File);
+        transfer::measure(&service, &folder, arguments.tensors, peer, &mut figures).await?;
     }
-    if "pages".starts_with(&arguments.only) {
+    if "pages".starts_with(&arguments.only) && arguments.store == store::Kind::File {
         pages::measure(&service, &arguments.database_url, arguments.checkpoints, &mut figures).await?;
     }
     figures.print();
-    figures.write("target/load.json".as_ref())?;
+    let table = if arguments.store == store::Kind::File { "target/load.json" } else { "target/load-s3.json" };
+    figures.write(table.as_ref())?;
     Ok(())
 }

@@ -11,6 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use barycenter_api::client::Client;
 
+use crate::store::Store;
+
 /// A running server; killed when dropped.
 pub struct Service {
     process: Child,
@@ -18,29 +20,23 @@ pub struct Service {
     /// Its address.
     pub url: String,
     /// Its store.
-    pub store: PathBuf,
+    pub store: Store,
 }
 
 impl Service {
-    /// Migrates the database and starts a server on it, with a folder for a store.
-    pub async fn start(binary: &Path, database_url: &str, store: &Path) -> Result<Self> {
-        if store.exists() {
-            fs::remove_dir_all(store)?;
-        }
-        fs::create_dir_all(store)?;
+    /// Migrates the database and starts a server on it and on the store.
+    pub async fn start(binary: &Path, database_url: &str, store: Store) -> Result<Self> {
         let migrated = Command::new(binary).args(["migrate", "--database-url", database_url]).status()?;
         ensure!(migrated.success(), "migrate: {migrated}");
         // Free a moment ago, and nobody else on a machine that measures asks for one.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let process = Command::new(binary)
-            .args(["serve", "--database-url", database_url, "--bind", &format!("127.0.0.1:{port}")])
-            .args(["--storage-url", &format!("file://{}", store.display())])
-            .env("RUST_LOG", "warn")
-            .stdout(Stdio::null())
-            .spawn()
-            .with_context(|| binary.display().to_string())?;
+        let mut server = Command::new(binary);
+        server.args(["serve", "--database-url", database_url, "--bind", &format!("127.0.0.1:{port}")]);
+        server.env("RUST_LOG", "warn").stdout(Stdio::null());
+        store.configure(&mut server);
+        let process = server.spawn().with_context(|| binary.display().to_string())?;
         let url = format!("http://127.0.0.1:{port}");
-        let service = Self { process, binary: binary.to_owned(), url, store: store.to_owned() };
+        let service = Self { process, binary: binary.to_owned(), url, store };
         service.until_ready().await?;
         Ok(service)
     }

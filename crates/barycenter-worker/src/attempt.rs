@@ -156,6 +156,7 @@ impl Attempt<'_> {
             blocks: product.blocks.clone(),
             coefficients: Floats(product.outcome.coefficients.clone()),
             report: report(&self.lease, &product, self.journal.phases()),
+            merge: product.merge.clone(),
         };
         let finish = || self.client.finish(lease_id, &finish);
         finish.retry(patience()).when(ClientError::is_transient).await.map_err(Failure::from)?;

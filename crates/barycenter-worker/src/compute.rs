@@ -55,6 +55,8 @@ pub(crate) struct Product {
     pub blocks: Vec<String>,
     pub not_averaged: Vec<barycenter_api::NotAveraged>,
     pub written: Written,
+    /// How the candidates make the artifact again; none where they do not.
+    pub merge: Option<barycenter_api::MergePlan>,
     pub lora: Option<barycenter_api::LoraReport>,
     pub fit_samples: u64,
     pub select_samples: u64,
@@ -106,9 +108,12 @@ pub(crate) fn run(
         let file = File::create(artifact).map_err(|e| Error::io(artifact, e))?;
         (averaging.materialise(&outcome, BufWriter::new(file), &mut reporter)?, None)
     };
+    // The models that adapters make are not among the stored files.
+    let merge = if spec.lora.is_none() { averaging.merge_plan(&outcome)?.map(convert::merge_plan) } else { None };
     Ok(Product {
         method,
         has_batch_norm,
+        merge,
         blocks: averaging.blocks().names().to_vec(),
         not_averaged: averaging
             .not_averaged()

@@ -11,7 +11,7 @@ use barycenter_core::{
     checkpoint::Dtype,
     data::{Augmentation, DatasetKind, Normalisation},
     fit::{Basis, Constraint, Form, Optimiser, Pooling, Schedule, Sharding},
-    merge::weights::Curve,
+    merge::{MergePlan, weights::Curve},
     network::{ClipImageSizes, Gpt2Sizes, NetworkSpec, VitSizes},
     objective::Loss,
 };
@@ -229,6 +229,16 @@ fn batch_norm(spec: &api::BatchNormSpec) -> BatchNormOptions {
         },
         augment: spec.augment.unwrap_or(true),
         batches: spec.batches.map(|batches| batches as usize),
+    }
+}
+
+/// How a merge is done again, in the words of the API.
+pub(crate) fn merge_plan(plan: MergePlan) -> api::MergePlan {
+    let averaged = plan.averaged.into_iter();
+    api::MergePlan {
+        rules: api::MergeRules::Merge1,
+        averaged: averaged.map(|(tensor, block)| api::MergedTensor { tensor, block: block as u32 }).collect(),
+        kept: plan.kept,
     }
 }
 

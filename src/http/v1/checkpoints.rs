@@ -55,6 +55,7 @@ impl From<domain::checkpoint::Checkpoint> for Checkpoint {
             tensor_count: checkpoint.tensor_count,
             pinned: checkpoint.pinned,
             created_at: checkpoint.created_at,
+            deleted_at: None,
         }
     }
 }
@@ -115,9 +116,17 @@ async fn list_checkpoints(
     Path(run): Path<String>,
     Query(query): Query<ListCheckpoints>,
 ) -> ApiResult<axum::Json<Page<Checkpoint>>> {
-    let page = app::checkpoints::list_checkpoints(&state, &run, &list_request(query)?).await?;
-    let items = page.items.into_iter().map(Checkpoint::from).collect();
-    Ok(axum::Json(Page { items, next_page_token: page.next.map(|cursor| cursor.to_string()) }))
+    let deleted = query.deleted.unwrap_or(false);
+    let request = list_request(query)?;
+    let (items, next) = if deleted {
+        let page = app::checkpoints::list_deleted_checkpoints(&state, &run, &request).await?;
+        let wire = |(checkpoint, at)| Checkpoint { deleted_at: Some(at), ..Checkpoint::from(checkpoint) };
+        (page.items.into_iter().map(wire).collect(), page.next)
+    } else {
+        let page = app::checkpoints::list_checkpoints(&state, &run, &request).await?;
+        (page.items.into_iter().map(Checkpoint::from).collect(), page.next)
+    };
+    Ok(axum::Json(Page { items, next_page_token: next.map(|cursor| cursor.to_string()) }))
 }
 
 fn list_request(query: ListCheckpoints) -> AppResult<ListRequest> {

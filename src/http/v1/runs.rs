@@ -5,7 +5,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use barycenter_api::{CreateRun, EditRun, ListQuery, Page, Run};
+use barycenter_api::{CreateRun, EditRun, ListRuns, Page, Run};
 use utoipa_axum::routes;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     domain,
     http::{
         ApiRouter,
-        extract::{Condition, Json, Path, Query, page_request},
+        extract::{Condition, Json, Path, Query, parse_page},
         problem::ApiResult,
         reply,
     },
@@ -37,6 +37,7 @@ impl From<domain::run::Run> for Run {
             checkpoint_count: run.checkpoint_count,
             revision: run.revision,
             created_at: run.created_at,
+            deleted_at: run.deleted_at,
         }
     }
 }
@@ -59,9 +60,10 @@ async fn create_run(State(state): State<AppState>, body: Json<CreateRun>) -> Api
 }
 
 /// List runs, newest first.
-#[utoipa::path(get, path = "/v1/runs", tag = "runs", params(ListQuery), responses((status = 200, body = Page<Run>)))]
-async fn list_runs(State(state): State<AppState>, Query(query): Query<ListQuery>) -> ApiResult<axum::Json<Page<Run>>> {
-    let runs = app::runs::list_runs(&state, page_request(&query)?).await?;
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", params(ListRuns), responses((status = 200, body = Page<Run>)))]
+async fn list_runs(State(state): State<AppState>, Query(query): Query<ListRuns>) -> ApiResult<axum::Json<Page<Run>>> {
+    let page = parse_page(query.page_size, query.page_token.as_deref())?;
+    let runs = app::runs::list_runs(&state, query.deleted.unwrap_or(false), page).await?;
     Ok(axum::Json(reply::page(runs)))
 }
 

@@ -7,14 +7,12 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{ByteCounter, Client, ClientError, Expected, Result};
+use super::{ByteCounter, Client, ClientError, Expected, Result, uploads::IN_PARTS_ABOVE};
 use crate::{
     Checkpoint, CheckpointFile, CreateCheckpoint, NamedFile, PutFile, RegisterFile, StagedFile, StagedKind,
     UploadTarget, file_list,
 };
 
-/// Larger files with weights are worth sending in parts: an interruption costs a part of one.
-pub const IN_PARTS_ABOVE: u64 = 64 << 20;
 /// How often files may turn out to be missing that were sent: they lapse after days.
 const ROUNDS: usize = 3;
 

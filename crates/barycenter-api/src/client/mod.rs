@@ -17,13 +17,14 @@ mod uploads;
 use std::{net::IpAddr, time::Duration};
 
 pub use error::{ClientError, Result};
-pub use files::{IN_PARTS_ABOVE, LocalFiles};
+pub use files::LocalFiles;
 use reqwest::{
     Url,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
 pub use tracking::Unless;
 pub use transfer::{ByteCounter, Expected};
+pub use uploads::IN_PARTS_ABOVE;
 
 /// The longest that the server waits in a long poll, in seconds.
 pub const LONGEST_WAIT_SECONDS: u32 = 25;

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     Alias, Artifact, CandidateSet, CandidateSetDiff, Checkpoint, CompareTensors, Deleted, EditArtifact, EditCheckpoint,
-    EditRun, EqualTensors, Job, ListCandidateSets, ListCheckpoints, Page, Retention, RetentionPreview, Run, SetAlias,
+    EditRun, EqualTensors, Job, ListCandidateSets, ListCheckpoints, ListQuery, ListRuns, Page, Retention,
+    RetentionPreview, Run, SetAlias,
 };
 
 /// What a change expects to find on the server.
@@ -113,6 +114,12 @@ impl Client {
     /// What changed from one candidate set to another.
     pub async fn diff_candidate_sets(&self, from: Uuid, to: Uuid) -> Result<CandidateSetDiff> {
         self.fetch(&self.url(&["candidate_sets", &from.to_string(), "diff", &to.to_string()]), &()).await
+    }
+
+    /// One page of runs that are deleted and can still be undeleted, newest first.
+    pub async fn list_deleted_runs(&self, page: &ListQuery) -> Result<Page<Run>> {
+        let ListQuery { page_size, page_token } = page.clone();
+        self.fetch(&self.url(&["runs"]), &ListRuns { deleted: Some(true), page_size, page_token }).await
     }
 
     /// Deletes a run with all that it has.

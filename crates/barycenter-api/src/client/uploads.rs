@@ -39,6 +39,9 @@ const PAGE_SIZE: u32 = 1000;
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 const BUSY_TIMES: usize = 40;
 
+/// Larger files are better sent in parts: an interruption costs the parts that were on their way.
+pub const IN_PARTS_ABOVE: u64 = 64 << 20;
+
 impl Client {
     /// Begins an upload in parts, or finds the one that is open for the same bytes at the same place.
     pub async fn create_upload(&self, body: &CreateUpload) -> Result<Upload> {

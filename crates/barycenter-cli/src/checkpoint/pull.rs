@@ -27,19 +27,23 @@ impl PullArguments {
     pub async fn pull(&self, client: &Client, output: &Output) -> anyhow::Result<Checkpoint> {
         refuse_existing(&self.out, false)?;
         let checkpoint = self.named.find(client).await?;
-        let files = client.list_checkpoint_files(checkpoint.checkpoint_id, &checkpoint.digest_blake3).await?;
         let label = self.out.file_name().unwrap_or_default().to_string_lossy();
         let bar = Bar::of_bytes(checkpoint.size_bytes, &label, output.quiet());
-        let pulled = match (checkpoint.file_count, files.as_slice()) {
-            (None, [only]) => client
-                .download_checkpoint_file(checkpoint.checkpoint_id, only, &self.out, &bar.counter())
-                .await
-                .map_err(anyhow::Error::from),
-            _ => pull_folder(client, &checkpoint, &files, &self.out, &bar).await,
-        };
+        let pulled = pull(client, &checkpoint, &self.out, &bar).await;
         bar.finish();
         pulled?;
         Ok(checkpoint)
+    }
+}
+
+/// Downloads a checkpoint: a file, or a folder where it is several.
+pub(crate) async fn pull(client: &Client, checkpoint: &Checkpoint, out: &Path, bar: &Bar) -> anyhow::Result<()> {
+    let files = client.list_checkpoint_files(checkpoint.checkpoint_id, &checkpoint.digest_blake3).await?;
+    match (checkpoint.file_count, files.as_slice()) {
+        (None, [only]) => {
+            Ok(client.download_checkpoint_file(checkpoint.checkpoint_id, only, out, &bar.counter()).await?)
+        }
+        _ => pull_folder(client, checkpoint, &files, out, bar).await,
     }
 }
 

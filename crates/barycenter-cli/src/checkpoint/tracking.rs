@@ -41,6 +41,9 @@ pub struct ListArguments {
     /// Only those stored before this time (RFC 3339).
     #[arg(long, value_name = "TIME")]
     created_before: Option<DateTime<Utc>>,
+    /// Those that are deleted and can still be undeleted.
+    #[arg(long, conflicts_with = "sort")]
+    deleted: bool,
     /// At most so many; all unless told.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -88,6 +91,7 @@ impl ListArguments {
             conditions: list(&self.conditions),
             created_from: self.created_from,
             created_before: self.created_before,
+            deleted: self.deleted.then_some(true),
             page_size: Some(self.limit.map_or(PAGE_SIZE, |limit| limit.min(PAGE_SIZE))),
             page_token: None,
         }

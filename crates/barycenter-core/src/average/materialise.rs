@@ -1,12 +1,12 @@
 //! The averaged model as a file, merged from the candidates (`docs/method.md`, "Result").
 
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write};
 
 use super::{Averaging, Outcome, Phase, Progress, evaluation::Model};
 use crate::{
     Result,
-    checkpoint::Written,
-    merge::{Policy, merge, policies},
+    checkpoint::{CheckpointFile, Written},
+    merge::{MergePlan, Policy, merge, policies},
     network::Role,
 };
 
@@ -20,8 +20,30 @@ impl Averaging<'_> {
         output: impl Write + Send,
         progress: &mut dyn Progress,
     ) -> Result<Written> {
-        let reference = &self.candidates[self.candidates.len() - 1];
-        let mut policies = policies(reference, &self.averaged, &self.blocks)?;
+        let policies = self.policies(outcome)?;
+        let mut on_tensor = |done: usize, total: usize| progress.report(Phase::Materialise, done as u64, total as u64);
+        let dtype = self.options.dtype;
+        merge(self.candidates, &outcome.coefficients, &policies, dtype, output, &mut on_tensor)
+    }
+
+    /// How a merge of the candidates makes the file that [`Averaging::materialise`] writes again, to the bit; `None` where it
+    /// holds weights as they were fitted, which no merge makes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] where an averaged tensor is not in the reference.
+    pub fn merge_plan(&self, outcome: &Outcome) -> Result<Option<MergePlan>> {
+        if outcome.as_fitted().is_some() {
+            return Ok(None);
+        }
+        Ok(Some(MergePlan::of(self.reference(), &self.policies(outcome)?)))
+    }
+
+    fn reference(&self) -> &CheckpointFile {
+        &self.candidates[self.candidates.len() - 1]
+    }
+
+    fn policies(&self, outcome: &Outcome) -> Result<BTreeMap<String, Policy>> {
+        let mut policies = policies(self.reference(), &self.averaged, &self.blocks)?;
         let as_fitted = outcome.as_fitted();
         if let Some(model) = as_fitted {
             for (name, place) in self.averaged.iter().zip(self.plan.averaged()) {
@@ -44,9 +66,7 @@ impl Averaging<'_> {
         for (tensor, values) in statistics.zip(running.running()) {
             policies.insert(tensor.name.clone(), provided(values));
         }
-        let mut on_tensor = |done: usize, total: usize| progress.report(Phase::Materialise, done as u64, total as u64);
-        let dtype = self.options.dtype;
-        merge(self.candidates, &outcome.coefficients, &policies, dtype, output, &mut on_tensor)
+        Ok(policies)
     }
 }
 

@@ -2,14 +2,19 @@
 //!
 //! Sums are made in f64 and rounded once to the stored type. n copies of one checkpoint therefore give it back bit for bit,
 //! whatever its type, as long as the coefficients sum to 1.
+//!
+//! The bytes are a function of candidates, coefficients and policies alone, whatever the processor and the number of threads: an
+//! artifact whose bytes were dropped is made again from its [`MergePlan`].
 
 mod kernels;
 pub mod lora;
+mod plan;
 mod stream;
 pub mod weights;
 
 use std::{collections::BTreeMap, io::Write};
 
+pub use self::plan::MergePlan;
 use self::stream::{Piece, Source};
 use crate::{
     Error, Result,
@@ -31,6 +36,8 @@ pub enum Policy {
     Copy,
     /// These values, rounded to the tensor's type; for recomputed running statistics.
     Provided(Vec<f64>),
+    /// These bytes, of the type that is written; for what was kept of an earlier merge.
+    Kept(Vec<u8>),
 }
 
 /// Policies by tensor name: averaged tensors in their blocks, everything else copied.
@@ -130,6 +137,7 @@ fn source<'a>(
             return Ok(Source::Average { dtype: tensor.dtype, output, rows: vec![stored], weights: vec![1.0] });
         }
         Policy::Provided(values) => return Ok(Source::Given(rounded(tensor, output, values)?)),
+        Policy::Kept(bytes) => return Ok(Source::Given(kept(tensor, output, bytes)?)),
         Policy::Weighted(weights) => weights.clone(),
         Policy::Average { block } => column(coefficients, candidates.len(), *block)?,
     };
@@ -153,6 +161,15 @@ fn rounded(tensor: &TensorLayout, output: Dtype, values: &[f64]) -> Result<Vec<u
     let mut bytes = vec![0; values.len() * output.size()];
     encode_f64(output, values, &mut bytes);
     Ok(bytes)
+}
+
+fn kept(tensor: &TensorLayout, output: Dtype, bytes: &[u8]) -> Result<Vec<u8>> {
+    let wanted = tensor.elements() * output.size();
+    if bytes.len() != wanted {
+        let (name, held) = (&tensor.name, bytes.len());
+        return Err(Error::input(format!("tensor `{name}` has {wanted} bytes, {held} were kept")));
+    }
+    Ok(bytes.to_vec())
 }
 
 fn check(tensor: &TensorLayout) -> Result<()> {
