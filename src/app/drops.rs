@@ -55,11 +55,16 @@ pub async fn drop_artifact(state: &AppState, id: ArtifactId) -> AppResult<Droppe
         blobs::discard(state, upload).await;
     }
     let dropped = dropped?;
-    if let Err(error) = gc::delete_objects(state).await {
-        tracing::warn!(artifact.id = %id, error = ?error, "the bytes of a dropped artifact are left to the next collection");
-    }
+    delete_freed(state, id).await;
     tracing::info!(artifact.id = %id, artifact.freed_bytes = dropped.freed_bytes, "dropped the bytes of an artifact");
     Ok(dropped)
+}
+
+/// Deletes what was freed; what the store does not delete now goes with the next collection.
+async fn delete_freed(state: &AppState, id: ArtifactId) {
+    if let Err(error) = gc::delete_objects(state).await {
+        tracing::warn!(artifact.id = %id, error = ?error, "freed bytes of an artifact are left to the next collection");
+    }
 }
 
 /// Refuses an artifact that no merge makes again, or whose candidates are not all in our own hands.
@@ -234,7 +239,10 @@ pub async fn restore_artifact(state: &AppState, id: ArtifactId, file: Incoming) 
     let (upload, stored) = expected.read_header(state).await?.store(state).await?;
     let restored = give_back(state, &artifact, &upload, &stored).await;
     blobs::discard(state, &upload).await;
-    restored
+    let restored = restored?;
+    // What was kept while its bytes were gone.
+    delete_freed(state, id).await;
+    Ok(restored)
 }
 
 async fn give_back(

@@ -49,14 +49,16 @@ impl World {
         self.ids.entry(things).or_default().push(id);
     }
 
+    /// One of the latest: most of the older ones are gone.
     fn any(&self, things: &str, chance: u8) -> Option<Uuid> {
         let ids = self.ids.get(things)?;
-        ids.get(usize::from(chance) % ids.len()).copied()
+        let latest = &ids[ids.len().saturating_sub(12)..];
+        latest.get(usize::from(chance) % latest.len()).copied()
     }
 
     async fn act(&mut self, [kind, a, b]: Operation) {
         let run = RUNS[usize::from(a) % RUNS.len()];
-        match kind % 20 {
+        match kind % 22 {
             0..=2 => self.push(run, a, b).await,
             3 | 18 => self.push_files(run, a, b).await,
             19 => self.stage(run, b).await,
@@ -69,7 +71,7 @@ impl World {
             12 => self.rules(run, b).await,
             13 => self.app().clock.advance(Duration::from_secs(u64::from(b) * 30)),
             14 => self.whole_run(run, b).await,
-            15 => self.drop_bytes(a).await,
+            15 | 20 | 21 => self.drop_bytes(a).await,
             16 => self.restore(a).await,
             _ => self.collect().await,
         }
