@@ -7,6 +7,7 @@ pub mod candidate_sets;
 pub mod candidates;
 pub mod checkpoint_list;
 pub mod checkpoints;
+pub mod claims;
 pub mod datasets;
 pub mod deletion;
 pub mod error;
@@ -20,10 +21,13 @@ pub mod leases;
 pub mod migrations;
 pub mod multipart_uploads;
 pub mod notify;
+pub mod projects;
+pub mod queue;
 pub mod retention;
 pub mod runs;
 pub mod upload_parts;
 pub mod uploads;
+pub mod workers;
 
 use std::time::Duration;
 

@@ -250,7 +250,7 @@ async fn a_cancelled_job_whose_worker_died_ends_all_the_same(pool: PgPool) {
     scene.cancel(&job).await;
     scene.let_leases_lapse();
     assert_eq!(scene.try_claim().await.status, 204, "nobody takes it over");
-    assert_eq!(sweeper::sweep(&scene.app.state).await.unwrap().cancelled, 1);
+    assert_eq!(sweeper::sweep(&scene.app.state).await.unwrap().cancelled, [barycenter::domain::ids::JobId(job.job_id)]);
     let job = scene.job(&job).await;
     assert_eq!((job.state, job.attempts[0].state), (JobState::Cancelled, AttemptState::Expired));
 }

@@ -27,6 +27,8 @@ mod register;
 mod retention;
 mod runs;
 mod scene;
+mod scheduling;
 mod stores;
 mod tracking;
 mod tus;
+mod workers;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use barycenter_api::{
-    Job, JobState, ListJobs,
+    EditJob, Job, JobState, ListJobs,
     client::{Client, LONGEST_WAIT_SECONDS},
 };
 use clap::{Subcommand, ValueEnum};
@@ -14,7 +14,7 @@ use crate::{
     exit::Outcome,
     output::{self, Format, Output},
     progress::Bar,
-    shown::bytes,
+    shown::{self, bytes},
     spec::SpecArguments,
     tables,
 };
@@ -59,6 +59,14 @@ pub enum JobCommand {
     Cancel {
         /// Its id.
         job: Uuid,
+    },
+    /// Change a queued job's priority.
+    Edit {
+        /// Its id.
+        job: Uuid,
+        /// Higher goes first, -1000 to 1000.
+        #[arg(long, allow_negative_numbers = true)]
+        priority: i32,
     },
     /// Delete a job that has ended and whose artifact, if it made one, is deleted.
     Delete {
@@ -125,6 +133,7 @@ pub async fn run(client: &Client, output: &Output, command: JobCommand) -> anyho
             let job = client.cancel_job(job).await?;
             output.show(&job)?;
         }
+        JobCommand::Edit { job, priority } => output.show(&client.edit_job(job, &EditJob { priority }).await?)?,
         JobCommand::Delete { job } => {
             deletion::tell(output, &format!("the job {job}"), &client.delete_job(job).await?)?;
         }
@@ -185,13 +194,21 @@ async fn watch(client: &Client, output: &Output, job_id: Uuid) -> anyhow::Result
     };
     let mut job = client.find_job(job_id, None).await?;
     while !job.state.is_terminal() {
-        bar.show_job(&job.state.to_string(), job.progress.as_ref());
+        bar.show_job(&standing(&job), job.progress.as_ref());
         job = client.find_job(job_id, Some(wait)).await?;
     }
     bar.finish();
     output.say(&format!("{} after {:.1} s", job.state, started.elapsed().as_secs_f64()));
     show(output, &job)?;
     Ok(outcome(job.state))
+}
+
+/// The state, and for a queued job its place and why it waits.
+fn standing(job: &Job) -> String {
+    match &job.waiting {
+        Some(waiting) => format!("{}, {}", job.state, shown::waiting(waiting)),
+        None => job.state.to_string(),
+    }
 }
 
 /// How the command ends where the job ended so.

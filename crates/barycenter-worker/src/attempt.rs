@@ -80,7 +80,7 @@ impl Attempt<'_> {
     async fn work(&self) -> Result<(), Failure> {
         let inputs = self.fetch().await?;
         let artifact = NamedTempFile::new_in(self.cache.scratch()).map_err(|e| Failure {
-            code: "io",
+            code: code_of_io(&e),
             message: format!("{}: {e}", self.cache.scratch().display()),
             retry: true,
         })?;
@@ -210,7 +210,7 @@ impl From<Error> for Failure {
             Error::Corrupt(_) => ("corrupt_file", false),
             Error::Stopped => ("stopped", true),
             Error::Compute(_) => ("compute", true),
-            Error::Io { .. } => ("io", true),
+            Error::Io { source, .. } => (code_of_io(source), true),
         };
         Self { code, message: error.to_string(), retry }
     }
@@ -218,6 +218,21 @@ impl From<Error> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self { code: "io", message: error.to_string(), retry: true }
+        let code = match &error {
+            ClientError::Io { source, .. } => code_of_io(source),
+            ClientError::Transport { .. } | ClientError::Stalled { .. } => "server_unreachable",
+            // The server is there and what stands behind it is not.
+            other if other.status().is_some_and(|status| status == 503) => "store_unreachable",
+            _ => "io",
+        };
+        Self { code, message: error.to_string(), retry: true }
+    }
+}
+
+/// What failed on this machine: a full disk passes once the cache has been trimmed or somebody made room.
+fn code_of_io(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => "disk_full",
+        _ => "io",
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn run(
     let averaging = Averaging::new(network, &candidates, &names, data, options, &mut reporter)?;
     journal.name_blocks(averaging.blocks().names());
 
-    let (projection, projection_cached) = cached_projection(&models.digests, cache, &averaging, journal)?;
+    let (projection, projection_cached) = cached_projection(lease, &models.digests, cache, &averaging, journal)?;
     let state = lease.fit_state.as_ref().map(|bytes| State::from_bytes(&bytes.0)).transpose()?;
     if let Some(state) = &state {
         info!(job.id = %lease.job_id, step = state.fit.step, "resuming the fit");
@@ -133,6 +133,7 @@ fn models(lease: &Lease, inputs: &Inputs, cache: &Cache) -> Result<Models> {
 
 /// The projection from the cache, or built and put there; none where the method needs none. A damaged one is built anew.
 fn cached_projection(
+    lease: &Lease,
     digests: &[String],
     cache: &Cache,
     averaging: &Averaging<'_>,
@@ -143,15 +144,25 @@ fn cached_projection(
     let path = cache.projection(&key);
     if path.exists() {
         match Projection::load(&path) {
-            Ok(projection) => return Ok((Some(projection), true)),
+            Ok(projection) => {
+                name(lease, cache, &key);
+                return Ok((Some(projection), true));
+            }
             Err(error) => warn!(%error, "a cached projection is damaged and is built anew"),
         }
     }
     let projection = averaging.build_projection(&mut Reporter(journal))?;
     if let Some(projection) = &projection {
         projection.save(&path)?;
+        name(lease, cache, &key);
     }
     Ok((projection, false))
+}
+
+fn name(lease: &Lease, cache: &Cache, key: &str) {
+    if let Some(name) = &lease.projection_key {
+        cache.name_projection(name, key);
+    }
 }
 
 /// The datasets of a lease, opened.

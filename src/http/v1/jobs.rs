@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use barycenter_api::{
-    CoefficientTable, History, HistoryQuery, Job, JobQuery, JobSpec, JobSummary, ListJobs, Page, SubmitQuery,
+    CoefficientTable, EditJob, History, HistoryQuery, Job, JobQuery, JobSpec, JobSummary, ListJobs, Page, SubmitQuery,
     TableFormat, TableQuery, ValidatedJob,
 };
 use utoipa_axum::routes;
@@ -38,7 +38,7 @@ const MAX_SNAPSHOTS: u32 = 10_000;
 pub(super) fn router() -> ApiRouter {
     ApiRouter::new()
         .routes(routes!(create_job, list_jobs))
-        .routes(routes!(show_job))
+        .routes(routes!(show_job, edit_job))
         .routes(routes!(cancel_job))
         .routes(routes!(list_history))
         .routes(routes!(show_coefficients))
@@ -110,6 +110,20 @@ async fn show_job(
     }
     let job = app::jobs::wait_for_job(&state, job_id, Duration::from_secs(wait.into())).await?;
     json_content::respond(&headers, &job)
+}
+
+/// Change the priority of a queued job.
+#[utoipa::path(
+    patch, path = "/v1/jobs/{job_id}", tag = "jobs", request_body = EditJob,
+    params(("job_id" = uuid::Uuid, Path, description = "Id.")),
+    responses((status = 200, body = Job)),
+)]
+async fn edit_job(
+    State(state): State<AppState>,
+    Path(job_id): Path<JobId>,
+    Json { value: edit, .. }: Json<EditJob>,
+) -> ApiResult<axum::Json<Job>> {
+    Ok(axum::Json(app::jobs::edit_job(&state, job_id, edit.priority).await?))
 }
 
 /// Ask for a job to end: a queued one ends now, a running one within a heartbeat, an ended one stays as it is.

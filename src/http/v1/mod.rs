@@ -8,11 +8,13 @@ mod datasets;
 mod deletion;
 mod jobs;
 mod leases;
+mod projects;
 mod retention;
 mod rules;
 mod runs;
 mod tus;
 mod uploads;
+mod workers;
 
 use super::ApiRouter;
 
@@ -26,6 +28,8 @@ pub(super) fn router() -> ApiRouter {
         .merge(datasets::router())
         .merge(jobs::router())
         .merge(leases::router())
+        .merge(workers::router())
+        .merge(projects::router())
         .merge(artifacts::router())
         .merge(uploads::router())
         .merge(tus::router())

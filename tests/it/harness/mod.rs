@@ -145,7 +145,12 @@ fn config() -> Config {
         database: DatabaseConfig { url: String::new(), pool_size: 5 },
         storage: StorageConfig { url: "memory:///".parse().unwrap(), register_prefixes: Vec::new() },
         auth: AuthConfig::default(),
-        leases: LeaseConfig { lease_seconds: 30, max_attempts: 5 },
+        leases: LeaseConfig {
+            lease_seconds: 30,
+            max_attempts: 5,
+            retry_pause_seconds: 5,
+            retry_longest_pause_seconds: 300,
+        },
         uploads: UploadConfig {
             max_upload_bytes: 64 << 20,
             max_header_bytes: 16 << 20,

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{Client, Result, exchange::Repeat};
 use crate::{
-    CoefficientTable, History, HistoryQuery, Job, JobQuery, JobSpec, JobSummary, ListJobs, Page, SubmitQuery,
+    CoefficientTable, EditJob, History, HistoryQuery, Job, JobQuery, JobSpec, JobSummary, ListJobs, Page, SubmitQuery,
     TableFormat, TableQuery, ValidatedJob,
 };
 
@@ -39,6 +39,14 @@ impl Client {
     pub async fn cancel_job(&self, job_id: Uuid) -> Result<Job> {
         let url = self.url(&["jobs", &job_id.to_string(), "cancel"]);
         let make = || self.request(Method::POST, &url);
+        let answer = self.send(&url, Repeat::Harmless, make).await?;
+        super::exchange::decode(&url, answer).await
+    }
+
+    /// Changes a queued job.
+    pub async fn edit_job(&self, job_id: Uuid, edit: &EditJob) -> Result<Job> {
+        let url = self.url(&["jobs", &job_id.to_string()]);
+        let make = || self.request(Method::PATCH, &url).json(edit);
         let answer = self.send(&url, Repeat::Harmless, make).await?;
         super::exchange::decode(&url, answer).await
     }

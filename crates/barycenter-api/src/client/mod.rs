@@ -12,6 +12,7 @@ mod runs;
 mod tracking;
 mod transfer;
 mod uploads;
+mod workers;
 
 use std::{net::IpAddr, time::Duration};
 
