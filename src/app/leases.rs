@@ -6,7 +6,7 @@ use barycenter_api::{
 use sqlx::PgConnection;
 
 use super::{
-    AppError, AppResult, artifacts, history, jobs,
+    AppError, AppResult, artifacts, history, job_log, jobs,
     transaction::{begin, commit},
 };
 use crate::{
@@ -29,6 +29,7 @@ const MAX_TEXT_CHARACTERS: usize = 4096;
 
 /// Renews a lease and stores what the worker reports. A lease that was lost stores nothing.
 pub async fn renew_lease(state: &AppState, lease_id: LeaseId, heartbeat: &Heartbeat) -> AppResult<HeartbeatReply> {
+    job_log::check(&heartbeat.log)?;
     // The object is written first: no transaction is open while the store works.
     let chunk = history::store_chunk(state, &heartbeat.snapshots).await?;
     let outcome = record_heartbeat(state, lease_id, heartbeat, chunk.as_ref()).await;
@@ -48,7 +49,7 @@ async fn record_heartbeat(
     let expires_at = state.config.leases.terms().expiry(now);
     let progress = heartbeat.progress.as_ref().map(serde_json::to_value).transpose().map_err(AppError::internal)?;
     let mut transaction = begin(state).await?;
-    let renewal = db::leases::renew(&mut transaction, lease_id, progress.as_ref(), expires_at).await?;
+    let renewal = db::leases::renew(&mut transaction, lease_id, progress.as_ref(), now, expires_at).await?;
     let next = match renewal {
         Renewal::Unknown => return Err(not_found(lease_id)),
         Renewal::Lost => {
@@ -61,6 +62,7 @@ async fn record_heartbeat(
             }
             let blocks = heartbeat.blocks.as_deref();
             history::record(state, &mut transaction, (job_id, lease_id), blocks, &heartbeat.snapshots, chunk).await?;
+            job_log::record(&mut transaction, (job_id, attempt), &heartbeat.log, now).await?;
             db::artifacts::renew_upload(&mut transaction, lease_id, now).await?;
             directive(Some(cancel_requested))
         }
@@ -140,9 +142,10 @@ pub async fn fail_job(state: &AppState, lease_id: LeaseId, fail: &Fail) -> AppRe
         failure_count: failed.failures(),
         not_before: if failed.counts() { now + terms.pause_after(failed.failures()) } else { now },
     });
+    // First the attempt: the event of the job tells why it ended.
+    db::leases::mark_attempt_ended(&mut transaction, lease_id, ending, Some(&failure), now).await?;
     let change = Move { from: job.state, to, failure: of_job.as_ref(), report: None, back_off, now };
     jobs::move_job(&mut transaction, job.job_id, change).await?;
-    db::leases::mark_attempt_ended(&mut transaction, lease_id, ending, Some(&failure), now).await?;
     let upload = artifacts::find_pending(&mut transaction, lease_id).await?;
     let ended = jobs::read_job(&mut transaction, job.job_id, now).await?;
     commit(transaction).await?;

@@ -35,13 +35,14 @@ pub async fn renew(
     connection: &mut PgConnection,
     lease_id: LeaseId,
     progress: Option<&Value>,
+    now: DateTime<Utc>,
     expires_at: DateTime<Utc>,
 ) -> DbResult<Renewal> {
     let row = sqlx::query!(
         r#"
         with renewed as (
             update jobs
-            set lease_expires_at = $2, progress = coalesce($3, progress)
+            set lease_expires_at = $2, progress = coalesce($3, progress), changed_at = $4
             where lease_id = $1 and state = 'running'
             returning job_id, attempt_count, cancel_requested
         )
@@ -53,6 +54,7 @@ pub async fn renew(
         lease_id.0,
         expires_at,
         progress,
+        now,
     )
     .fetch_optional(connection)
     .await?;

@@ -9,6 +9,7 @@ pub mod checkpoint_list;
 pub mod clock;
 pub mod collection;
 pub mod dataset;
+pub mod event;
 pub mod failure;
 pub mod history;
 pub mod ids;

@@ -59,6 +59,7 @@ problem_codes! {
     JobNotFound = "job_not_found", 404, Never, "There is no such job";
     LeaseNotFound = "lease_not_found", 404, Never, "There never was such a lease";
     ArtifactNotFound = "artifact_not_found", 404, Never, "There is no such artifact";
+    ProjectNotFound = "project_not_found", 404, Never, "No run has named such a project";
     WorkerNotFound = "worker_not_found", 404, Never, "There is no such worker";
     UploadNotFound = "upload_not_found", 404, Never, "There is no such upload, or it was aborted or removed";
     ObjectNotFound = "object_not_found", 404, Never, "There is no object at the URL";

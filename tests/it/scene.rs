@@ -164,6 +164,7 @@ impl Scene {
 
     /// Passes notifications on as `serve` does, until the runtime of the test ends.
     pub fn listen(&self) {
+        tokio::spawn(barycenter::app::events::run(self.app.state.clone(), tokio_util::sync::CancellationToken::new()));
         let changes: JobChanges = self.app.state.jobs_changed.clone();
         tokio::spawn(changes.listen(self.app.state.pool.clone(), tokio_util::sync::CancellationToken::new()));
     }

@@ -55,7 +55,7 @@ async fn a_worker_that_starts_anew_keeps_its_place(pool: PgPool) {
 async fn a_heartbeat_tells_what_the_cache_holds_and_hears_the_state(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let path = format!("/v1/workers/{}/heartbeat", scene.worker.worker_id);
-    scene.app.clock.advance(Duration::from_secs(60));
+    scene.app.clock.advance(Duration::from_mins(1));
     assert!(!shown(&scene).await.alive);
     let reply: WorkerHeartbeatReply = scene.app.post(&path, json!({"projections": ["a", "b"]})).await.json(200);
     assert_eq!(reply.state, WorkerState::Active);

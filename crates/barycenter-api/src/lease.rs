@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{Bytes64, Floats, JobSpec, Normalisation, Progress, Report};
+use crate::{Bytes64, Floats, JobSpec, NewLogLine, Normalisation, Progress, Report};
 
 /// Asks for a job.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -101,6 +101,9 @@ pub struct Heartbeat {
     /// Snapshots since the last heartbeat that was answered.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
+    /// Log lines since the last heartbeat that was answered, at most 1000.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<NewLogLine>,
 }
 
 /// One snapshot of a fit.

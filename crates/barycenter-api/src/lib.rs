@@ -12,6 +12,7 @@ mod checkpoint;
 pub mod client;
 mod dataset;
 mod deletion;
+mod event;
 mod history;
 mod job;
 mod lease;
@@ -36,6 +37,7 @@ pub use candidate_set::{
 pub use checkpoint::{Checkpoint, EditCheckpoint, ListCheckpoints, PushCheckpoint, SortOrder, TensorInfo};
 pub use dataset::{Dataset, DatasetKind, Normalisation, PushDataset};
 pub use deletion::{Deleted, DoomedCheckpoint, KeepBest, Retention, RetentionPreview};
+pub use event::{Event, EventKind, EventsQuery, JobLog, LogLevel, LogLine, LogQuery, NewLogLine};
 pub use history::{CandidateRef, CoefficientTable, History, HistoryQuery, HistorySnapshot, TableFormat, TableQuery};
 pub use job::{
     Attempt, AttemptState, EditJob, Job, JobFailure, JobQuery, JobState, JobSummary, ListJobs, MemoryEstimate, Phase,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use barycenter_api::{
-    EditJob, Job, JobState, ListJobs,
+    EditJob, Job, JobState, ListJobs, LogQuery,
     client::{Client, LONGEST_WAIT_SECONDS},
 };
 use clap::{Subcommand, ValueEnum};
@@ -54,6 +54,17 @@ pub enum JobCommand {
     Watch {
         /// Its id.
         job: Uuid,
+    },
+    /// Print what the workers of a job said.
+    Logs {
+        /// Its id.
+        job: Uuid,
+        /// Go on until the job ends.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only so many of the newest lines.
+        #[arg(long)]
+        tail: Option<u32>,
     },
     /// Ask for a job to end.
     Cancel {
@@ -129,6 +140,7 @@ pub async fn run(client: &Client, output: &Output, command: JobCommand) -> anyho
         }
         JobCommand::Show { job } => show(output, &client.find_job(job, None).await?)?,
         JobCommand::Watch { job } => return watch(client, output, job).await,
+        JobCommand::Logs { job, follow, tail } => logs(client, output, job, follow, tail).await?,
         JobCommand::Cancel { job } => {
             let job = client.cancel_job(job).await?;
             output.show(&job)?;
@@ -201,6 +213,23 @@ async fn watch(client: &Client, output: &Output, job_id: Uuid) -> anyhow::Result
     output.say(&format!("{} after {:.1} s", job.state, started.elapsed().as_secs_f64()));
     show(output, &job)?;
     Ok(outcome(job.state))
+}
+
+/// Log lines, page by page; where they are followed, by long polls until the job ends.
+async fn logs(client: &Client, output: &Output, job: Uuid, follow: bool, tail: Option<u32>) -> anyhow::Result<()> {
+    let mut query = LogQuery { tail, ..LogQuery::default() };
+    loop {
+        let log = client.job_log(job, &query).await?;
+        for line in &log.lines {
+            output.line(line, || shown::log_line(line))?;
+        }
+        let exhausted = log.lines.is_empty() || (tail.is_some() && query.after.is_none());
+        if log.complete || (exhausted && !follow) {
+            return Ok(());
+        }
+        let wait = follow.then_some(LONGEST_WAIT_SECONDS);
+        query = LogQuery { after: log.next, wait, ..LogQuery::default() };
+    }
 }
 
 /// The state, and for a queued job its place and why it waits.

@@ -1,8 +1,8 @@
 //! How the API's things look to a person.
 
 use barycenter_api::{
-    Alias, Among, Artifact, CandidateSet, CandidateSetRule, Checkpoint, Dataset, Direction, Job, JobSummary, Project,
-    Run, Waiting, Worker,
+    Alias, Among, Artifact, CandidateSet, CandidateSetRule, Checkpoint, Dataset, Direction, Job, JobSummary, LogLine,
+    Project, Run, Waiting, Worker,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -279,6 +279,11 @@ fn filtered(rule: String, among: &Among) -> String {
 pub fn waiting(waiting: &Waiting) -> String {
     let until = waiting.until.map(|at| format!(" (until {})", time(at))).unwrap_or_default();
     format!("number {} in the queue: {}{until}", waiting.position, waiting.detail)
+}
+
+/// `2026-01-02 03:04:05Z 1 info  fit began`
+pub fn log_line(line: &LogLine) -> String {
+    format!("{} {} {:5} {}", time(line.logged_at), line.attempt, line.level.as_str(), line.message)
 }
 
 /// A time to the second.

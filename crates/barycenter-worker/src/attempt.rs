@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use barycenter_api::{
-    Directive, Fail, Finish, Floats, Lease, Phase,
+    Directive, Fail, Finish, Floats, Lease, LogLevel, Phase,
     client::{ByteCounter, Client, ClientError},
 };
 use barycenter_core::Error;
@@ -58,6 +58,9 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn run(&self, shutdown: &CancellationToken) {
         info!(candidates = self.lease.candidates.len(), "job started");
+        let told =
+            format!("attempt {} of a job of {} candidates began", self.lease.attempt, self.lease.candidates.len());
+        self.journal.say(LogLevel::Info, told);
         let worked = tokio::select! {
             worked = self.work() => worked,
             never = self.keep_alive(shutdown) => match never {},
@@ -67,11 +70,14 @@ impl Attempt<'_> {
             (Err(_), Some(Ending::Lost)) => warn!("the lease was lost; nothing was published"),
             (Err(_), Some(Ending::Cancelled)) => self.fail("cancelled", "cancelled on request", false).await,
             (Err(_), Some(Ending::ShuttingDown)) => {
+                self.journal.say(LogLevel::Warn, "the worker is shut down and hands the job back");
                 self.beat().await;
                 self.fail("worker_stopped", "the worker was shut down", true).await;
             }
             (Err(failure), None) => {
                 error!(code = failure.code, message = failure.message, "job failed");
+                self.journal.say(LogLevel::Error, format!("{}: {}", failure.code, failure.message));
+                self.beat().await;
                 self.fail(failure.code, &failure.message, failure.retry).await;
             }
         }
@@ -139,8 +145,9 @@ impl Attempt<'_> {
                 format!("the server received {}, not {}", stored.digest_blake3, product.written.digest_blake3);
             return Err(Failure { code: "io", message, retry: true });
         }
-        // The last snapshots are stored before the job is seen to end.
-        while self.journal.has_snapshots() {
+        // The last snapshots and lines are stored before the job is seen to end.
+        self.journal.say(LogLevel::Info, format!("uploaded {} bytes", stored.size_bytes));
+        while self.journal.has_news() {
             self.beat().await;
             if self.journal.ending().is_some() {
                 return Err(Failure::from(Error::Stopped));

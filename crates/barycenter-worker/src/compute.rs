@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use barycenter_api::{Lease, LeasedDataset, Phase};
+use barycenter_api::{Lease, LeasedDataset, LogLevel, Phase};
 use barycenter_core::{
     Error, Result,
     average::{AverageData, Averaging, Outcome, Part, State},
@@ -86,6 +86,7 @@ pub(crate) fn run(
     let state = lease.fit_state.as_ref().map(|bytes| State::from_bytes(&bytes.0)).transpose()?;
     if let Some(state) = &state {
         info!(job.id = %lease.job_id, step = state.fit.step, "resuming the fit");
+        journal.say(LogLevel::Info, format!("the fit goes on after step {}", state.fit.step));
     }
     let outcome = averaging.run(projection.as_ref(), state, &mut reporter)?;
 
@@ -146,9 +147,13 @@ fn cached_projection(
         match Projection::load(&path) {
             Ok(projection) => {
                 name(lease, cache, &key);
+                journal.say(LogLevel::Info, "the projection was in the cache");
                 return Ok((Some(projection), true));
             }
-            Err(error) => warn!(%error, "a cached projection is damaged and is built anew"),
+            Err(error) => {
+                warn!(%error, "a cached projection is damaged and is built anew");
+                journal.say(LogLevel::Warn, format!("a cached projection is damaged and is built anew: {error}"));
+            }
         }
     }
     let projection = averaging.build_projection(&mut Reporter(journal))?;

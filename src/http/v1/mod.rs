@@ -6,6 +6,7 @@ mod candidate_sets;
 mod checkpoints;
 mod datasets;
 mod deletion;
+mod events;
 mod jobs;
 mod leases;
 mod projects;
@@ -28,6 +29,7 @@ pub(super) fn router() -> ApiRouter {
         .merge(datasets::router())
         .merge(jobs::router())
         .merge(leases::router())
+        .merge(events::router())
         .merge(workers::router())
         .merge(projects::router())
         .merge(artifacts::router())

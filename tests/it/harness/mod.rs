@@ -56,9 +56,16 @@ impl TestApp {
             clock: clock.clone(),
             config: Arc::new(config),
             jobs_changed: barycenter::db::notify::JobChanges::default(),
+            events: barycenter::state::event_channel(),
+            stopping: tokio_util::sync::CancellationToken::new(),
             metrics: telemetry::metrics_recorder().unwrap().handle(),
         };
         Self { router: http::router(state.clone()), state, clock }
+    }
+
+    /// Sends a request; the body of the response may have no end.
+    pub async fn open(&self, request: Request<Body>) -> axum::response::Response {
+        self.router.clone().oneshot(request).await.unwrap()
     }
 
     /// Sends a request and reads the whole response.
