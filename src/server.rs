@@ -12,6 +12,7 @@ use crate::{
     db::{self, notify::JobChanges},
     domain::{clock::SystemClock, collection::Collected},
     http,
+    job_tags::JobTags,
     state::{self, AppState},
     storage::Store,
     telemetry,
@@ -27,12 +28,14 @@ pub async fn connect(config: Config) -> anyhow::Result<AppState> {
         pending.join(", ")
     );
     let store = Store::open_from_environment(&config.storage.url, &config.storage.register_prefixes)?;
+    let jobs_changed = JobChanges::default();
     Ok(AppState {
         pool,
         store,
         clock: Arc::new(SystemClock),
         config: Arc::new(config),
-        jobs_changed: JobChanges::default(),
+        job_tags: Arc::new(JobTags::new(&jobs_changed)),
+        jobs_changed,
         events: state::event_channel(),
         stopping: CancellationToken::new(),
         metrics: telemetry::install_metrics()?,

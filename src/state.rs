@@ -11,6 +11,7 @@ use crate::{
     config::Config,
     db::notify::JobChanges,
     domain::{clock::Clock, event::Event},
+    job_tags::JobTags,
     storage::Store,
 };
 
@@ -30,6 +31,8 @@ pub struct AppState {
     pub config: Arc<Config>,
     /// Tells when a job has been queued or has changed state, here or in another replica; waiters then look again.
     pub jobs_changed: JobChanges,
+    /// What jobs looked like a moment ago, for those who poll.
+    pub job_tags: Arc<JobTags>,
     /// Passes new events on to the readers of this server.
     pub events: broadcast::Sender<Arc<Event>>,
     /// Cancelled when the server ends, so that its endless answers end.

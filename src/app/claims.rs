@@ -101,6 +101,7 @@ async fn try_claim(state: &AppState, worker_id: WorkerId) -> AppResult<Option<Le
         }
         let lease = read_lease(&mut transaction, (lease_id, &terms, now), &claimed).await?;
         commit(transaction).await?;
+        state.job_tags.forget(claimed.job_id);
         note(&worker, &claimed);
         return Ok(Some(lease));
     }

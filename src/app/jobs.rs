@@ -158,6 +158,7 @@ pub async fn cancel_job(state: &AppState, job_id: JobId) -> AppResult<Job> {
     }
     let job = read_job(&mut transaction, job_id, now).await?;
     commit(transaction).await?;
+    state.job_tags.forget(job_id);
     Ok(job)
 }
 
@@ -173,6 +174,7 @@ pub async fn edit_job(state: &AppState, job_id: JobId, priority: i32) -> AppResu
     db::jobs::set_priority(&mut transaction, job_id, priority).await?;
     let job = read_job(&mut transaction, job_id, state.clock.now()).await?;
     commit(transaction).await?;
+    state.job_tags.forget(job_id);
     Ok(job)
 }
 

@@ -68,6 +68,9 @@ async fn record_heartbeat(
         }
     };
     commit(transaction).await?;
+    if let Renewal::Held { job_id, .. } = renewal {
+        state.job_tags.forget(job_id);
+    }
     Ok(HeartbeatReply { directive: to_wire(next), expires_at })
 }
 
@@ -108,6 +111,7 @@ pub async fn finish_job(state: &AppState, lease_id: LeaseId, finish: &Finish) ->
     db::leases::mark_attempt_ended(&mut transaction, lease_id, AttemptState::Succeeded, None, now).await?;
     let ended = jobs::read_job(&mut transaction, job.job_id, now).await?;
     commit(transaction).await?;
+    state.job_tags.forget(job.job_id);
     // Removes the object where equal bytes had been a blob before.
     super::blobs::discard(state, &upload).await;
     jobs::measure_end(job.started_at, to, now);
@@ -149,6 +153,7 @@ pub async fn fail_job(state: &AppState, lease_id: LeaseId, fail: &Fail) -> AppRe
     let upload = artifacts::find_pending(&mut transaction, lease_id).await?;
     let ended = jobs::read_job(&mut transaction, job.job_id, now).await?;
     commit(transaction).await?;
+    state.job_tags.forget(job.job_id);
     if let Some(upload) = upload {
         super::blobs::discard(state, &upload).await;
     }

@@ -32,6 +32,9 @@ pub async fn sweep(state: &AppState) -> AppResult<Ended> {
     drop(conn);
     let abandoned = (ended.cancelled.len() + ended.failed.len()) as u64;
     ended.failed.extend(overdue);
+    for job_id in ended.cancelled.iter().chain(&ended.failed) {
+        state.job_tags.forget(*job_id);
+    }
     for job_id in &ended.cancelled {
         tracing::info!(job.id = %job_id, "cancelled a job whose worker was lost");
     }

@@ -50,12 +50,14 @@ impl TestApp {
         let clock = Arc::new(ManualClock::new(start));
         let mut config = config();
         change(&mut config);
+        let jobs_changed = barycenter::db::notify::JobChanges::default();
         let state = AppState {
             pool,
             store,
             clock: clock.clone(),
             config: Arc::new(config),
-            jobs_changed: barycenter::db::notify::JobChanges::default(),
+            job_tags: Arc::new(barycenter::job_tags::JobTags::new(&jobs_changed)),
+            jobs_changed,
             events: barycenter::state::event_channel(),
             stopping: tokio_util::sync::CancellationToken::new(),
             metrics: telemetry::metrics_recorder().unwrap().handle(),
