@@ -1,6 +1,6 @@
 //! What jobs looked like a moment ago, so that whoever polls one again and again costs no query.
 //!
-//! A hint of this server alone, never the truth: an entry is good for a second, is dropped when this server changes the job, and
+//! A hint of this server alone, never the truth: an entry is good for a second at most, is dropped when this server changes the job, and
 //! when any server reports a change of its state. It answers only whether a caller has the job as it is already.
 
 use std::{
@@ -14,8 +14,9 @@ use crate::{
     domain::ids::JobId,
 };
 
-/// How long an entry is good for.
-const GOOD_FOR: Duration = Duration::from_secs(1);
+/// How long an entry is good for. For as long again it answers all but the first who asks, who reads the job anew: a thousand who
+/// poll one job cost one query each time.
+const GOOD_FOR: Duration = Duration::from_millis(500);
 /// Entries beyond which those that are good no more are removed.
 const MOST: usize = 10_000;
 
@@ -25,8 +26,16 @@ pub struct JobTags(Mutex<Entries>);
 
 #[derive(Debug)]
 struct Entries {
-    tags: HashMap<JobId, (Instant, String)>,
+    tags: HashMap<JobId, Entry>,
     changes: Subscription,
+}
+
+#[derive(Debug)]
+struct Entry {
+    read_at: Instant,
+    tag: String,
+    /// Whether someone reads the job anew.
+    is_renewed: bool,
 }
 
 impl JobTags {
@@ -42,21 +51,25 @@ impl JobTags {
         entries
     }
 
-    /// The tag of a job, where it is good.
+    /// The tag of a job, where it is good; `None` where the caller is to read the job.
     pub fn find(&self, job_id: JobId) -> Option<String> {
-        let entries = self.entries();
-        let (at, tag) = entries.tags.get(&job_id)?;
-        (at.elapsed() < GOOD_FOR).then(|| tag.clone())
+        let mut entries = self.entries();
+        let entry = entries.tags.get_mut(&job_id)?;
+        let age = entry.read_at.elapsed();
+        if age < GOOD_FOR || (age < 2 * GOOD_FOR && std::mem::replace(&mut entry.is_renewed, true)) {
+            return Some(entry.tag.clone());
+        }
+        None
     }
 
     /// Keeps the tag of a job that was read at `read_at`.
     pub fn keep(&self, job_id: JobId, read_at: Instant, tag: String) {
         let mut entries = self.entries();
         if entries.tags.len() >= MOST {
-            entries.tags.retain(|_, (at, _)| at.elapsed() < GOOD_FOR);
+            entries.tags.retain(|_, entry| entry.read_at.elapsed() < 2 * GOOD_FOR);
         }
         if entries.tags.len() < MOST {
-            entries.tags.insert(job_id, (read_at, tag));
+            entries.tags.insert(job_id, Entry { read_at, tag, is_renewed: false });
         }
     }
 
@@ -85,7 +98,7 @@ mod tests {
     const JOB: &str = "0190f3a8-0000-7000-8000-000000000001";
 
     #[test]
-    fn a_tag_is_good_for_a_second_and_until_the_job_changes() {
+    fn a_tag_is_good_for_a_moment_and_until_the_job_changes() {
         let tags = JobTags::new(&JobChanges::default());
         let job_id: JobId = JOB.parse().unwrap();
         let now = Instant::now();
@@ -93,8 +106,17 @@ mod tests {
         assert_eq!(tags.find(job_id).as_deref(), Some("a"));
         tags.forget(job_id);
         assert_eq!(tags.find(job_id), None);
-        tags.keep(job_id, now.checked_sub(GOOD_FOR).unwrap(), "a".to_owned());
+        tags.keep(job_id, now.checked_sub(2 * GOOD_FOR).unwrap(), "a".to_owned());
         assert_eq!(tags.find(job_id), None);
+    }
+
+    #[test]
+    fn one_of_all_who_poll_reads_the_job_anew() {
+        let tags = JobTags::new(&JobChanges::default());
+        let job_id: JobId = JOB.parse().unwrap();
+        tags.keep(job_id, Instant::now().checked_sub(GOOD_FOR).unwrap(), "a".to_owned());
+        let found = [(); 3].map(|()| tags.find(job_id));
+        assert_eq!(found, [None, Some("a".to_owned()), Some("a".to_owned())]);
     }
 
     #[test]

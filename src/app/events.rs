@@ -52,7 +52,7 @@ async fn pass_on(state: &AppState, last: Option<i64>) -> AppResult<i64> {
     number(state).await?;
     let mut conn = connection(state).await?;
     let Some(mut last) = last else {
-        return Ok(newest(&mut conn).await?);
+        return newest(&mut conn).await;
     };
     loop {
         let events = db::events::list_events(&mut conn, None, last, PAGE).await?;

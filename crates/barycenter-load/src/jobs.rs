@@ -54,7 +54,7 @@ impl Jobs<'_> {
             let values =
                 |count: u8| (0..count).flat_map(move |i| f32::from(step + i).to_le_bytes()).collect::<Vec<u8>>();
             let tensors = [("0.weight", Dtype::F32, vec![3, 2], values(6)), ("0.bias", Dtype::F32, vec![3], values(3))];
-            write(&file, tensors.into())?;
+            write(&file, &tensors)?;
             let beside = PushCheckpoint::default();
             client.push_checkpoint(RUN, step.into(), &beside, &file, &ByteCounter::none()).await?;
         }
@@ -62,7 +62,7 @@ impl Jobs<'_> {
         let inputs = (0..20_u8).flat_map(|i| f32::from(i).to_le_bytes()).collect();
         let labels = (0..10_i64).flat_map(|i| (i % 3).to_le_bytes()).collect();
         let tensors = [("inputs", Dtype::F32, vec![10, 2], inputs), ("labels", Dtype::I64, vec![10], labels)];
-        write(&file, tensors.into())?;
+        write(&file, &tensors)?;
         client.push_dataset(RUN, &PushDataset::default(), &file, &ByteCounter::none()).await?;
         Ok(())
     }
@@ -120,7 +120,7 @@ pub async fn claim(client: &Client, worker_id: Uuid, wait_seconds: u32) -> Resul
     client.claim(&Claim { worker_id, wait_seconds }).await?.context("the queue is empty")
 }
 
-fn write(path: &Path, tensors: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)>) -> Result<()> {
+fn write(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> Result<()> {
     let specs = tensors.iter().map(|(name, dtype, shape, _)| TensorSpec {
         name: (*name).to_owned(),
         dtype: *dtype,
@@ -128,7 +128,7 @@ fn write(path: &Path, tensors: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)>) -> Resul
     });
     let file = std::io::BufWriter::new(std::fs::File::create(path)?);
     let mut writer = Writer::new(file, specs.collect(), &std::collections::BTreeMap::new())?;
-    for (name, _, _, bytes) in &tensors {
+    for (name, _, _, bytes) in tensors {
         writer.write(name, bytes)?;
     }
     writer.finish()?;
