@@ -13,4 +13,6 @@ if [ ! -x "$peer/bin/mlflow" ]; then
 fi
 options=()
 [ -x "$peer/bin/mlflow" ] && options=(--peer "$peer/bin/python")
+# Two sockets for each of a thousand clients.
+ulimit -n 8192
 exec cargo run --quiet -p private-postgres --bin with-postgres -- target/release/load "${options[@]}" "$@"

@@ -117,6 +117,7 @@ fn start_worker(
         cache_bytes: CACHE_BYTES,
         name: Some("dev".into()),
         threads: options.threads,
+        memory_bytes: None,
     };
     tokio::spawn(barycenter_worker::run(worker, stop))
 }

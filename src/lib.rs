@@ -20,6 +20,7 @@ pub mod db;
 pub mod dev;
 pub mod domain;
 pub mod http;
+pub mod job_tags;
 pub mod server;
 pub mod state;
 pub mod storage;

@@ -8,6 +8,7 @@ use barycenter::{
     dev::{self, DevOptions},
     http, server, telemetry,
 };
+use barycenter_cli::WorkerCommand;
 use barycenter_worker::WorkerOptions;
 use clap::{Parser, Subcommand};
 use tokio::{net::TcpListener, signal};
@@ -29,8 +30,9 @@ struct Arguments {
 enum Command {
     /// Run the server.
     Serve(Box<Config>),
-    /// Run a worker: takes jobs from a server and computes them.
-    Worker(WorkerOptions),
+    /// Run a worker, which takes jobs from a server and computes them; or, with a command, look after the workers of a server.
+    #[command(args_conflicts_with_subcommands = true)]
+    Worker(WorkerArguments),
     /// Run everything on this machine: a private Postgres, a file store, the server and one worker.
     Dev(DevOptions),
     /// Apply the database migrations that are pending.
@@ -49,6 +51,14 @@ enum Command {
     Client(barycenter_cli::Command),
 }
 
+#[derive(clap::Args)]
+struct WorkerArguments {
+    #[command(flatten)]
+    options: WorkerOptions,
+    #[command(subcommand)]
+    command: Option<WorkerCommand>,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     barycenter_allocator::keep_between_steps();
@@ -56,7 +66,10 @@ async fn main() -> ExitCode {
     let ran = match arguments.command {
         Command::Client(command) => return barycenter_cli::run(command).await,
         Command::Serve(config) => serve(*config).await,
-        Command::Worker(options) => worker(options).await,
+        Command::Worker(WorkerArguments { command: Some(command), .. }) => {
+            return barycenter_cli::run_worker_command(command).await;
+        }
+        Command::Worker(WorkerArguments { options, command: None }) => worker(options).await,
         Command::Dev(options) => dev(options).await,
         Command::Migrate(config) => migrate(config).await,
         Command::Gc { config, dry_run } => collect(*config, dry_run).await,

@@ -7,12 +7,13 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{gc, reaper, sweeper},
+    app::{events, gc, reaper, sweeper},
     config::Config,
     db::{self, notify::JobChanges},
     domain::{clock::SystemClock, collection::Collected},
     http,
-    state::AppState,
+    job_tags::JobTags,
+    state::{self, AppState},
     storage::Store,
     telemetry,
 };
@@ -27,12 +28,16 @@ pub async fn connect(config: Config) -> anyhow::Result<AppState> {
         pending.join(", ")
     );
     let store = Store::open_from_environment(&config.storage.url, &config.storage.register_prefixes)?;
+    let jobs_changed = JobChanges::default();
     Ok(AppState {
         pool,
         store,
         clock: Arc::new(SystemClock),
         config: Arc::new(config),
-        jobs_changed: JobChanges::default(),
+        job_tags: Arc::new(JobTags::new(&jobs_changed)),
+        jobs_changed,
+        events: state::event_channel(),
+        stopping: CancellationToken::new(),
         metrics: telemetry::install_metrics()?,
     })
 }
@@ -42,6 +47,7 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
     let tasks = TaskTracker::new();
     tasks.spawn(reaper::run(state.clone(), stop.clone()));
     tasks.spawn(sweeper::run(state.clone(), stop.clone()));
+    tasks.spawn(events::run(state.clone(), stop.clone()));
     tasks.spawn(gc::run(state.clone(), stop.clone()));
     tasks.spawn(state.jobs_changed.clone().listen(state.pool.clone(), stop.clone()));
     tasks.close();

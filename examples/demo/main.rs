@@ -83,6 +83,7 @@ async fn make_data(client: &Client, folder: &Path) -> anyhow::Result<Data> {
 async fn train(client: &Client, folder: &Path, data: &Data) -> anyhow::Result<(String, f64)> {
     let run = client
         .create_run(&CreateRun {
+            project: None,
             name: "demo".into(),
             description: Some("ResNet on drawn pictures, SGD at a constant rate".into()),
             metadata: serde_json::Map::new(),

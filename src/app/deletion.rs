@@ -111,6 +111,7 @@ pub async fn delete_job(state: &AppState, id: JobId) -> AppResult<Deleted> {
     refuse_used(&format!("the job {id}"), user)?;
     db::deletion::mark_job_deleted(&mut transaction, id, now).await?;
     commit(transaction).await?;
+    state.job_tags.forget(id);
     Ok(deleted(state, now))
 }
 

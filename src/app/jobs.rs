@@ -9,7 +9,7 @@ use barycenter_api::{
     Attempt, AttemptState as WireAttemptState, Job, JobFailure, JobSpec, JobState as WireState, JobSummary, Progress,
     ValidatedJob,
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -22,6 +22,7 @@ use super::{
     runs::find_run_with,
     spec,
     transaction::{begin, commit, connection},
+    waiting,
 };
 use crate::{
     db::{
@@ -29,8 +30,9 @@ use crate::{
         jobs::{Filter, Move, NewJob, SummaryRow},
     },
     domain::{
+        failure::Failure,
         ids::JobId,
-        job::{AttemptState, Failure, JobEvent, JobState},
+        job::{AttemptState, JobEvent, JobState},
         page::{PageRequest, Paged},
         problem_code::ProblemCode,
     },
@@ -63,6 +65,7 @@ pub async fn submit_job(
     }
     let resolved = spec::resolve(&mut transaction, spec).await?;
     hold_inputs(&mut transaction, &resolved.spec).await?;
+    let scheduling = resolved.spec.scheduling;
     let job_id = JobId(state.clock.new_id());
     let new = NewJob {
         job_id,
@@ -70,11 +73,15 @@ pub async fn submit_job(
         candidate_set_id: resolved.spec.candidate_set_id.into(),
         spec: serde_json::to_value(&resolved.spec).map_err(AppError::internal)?,
         estimate: serde_json::to_value(resolved.estimate).map_err(AppError::internal)?,
+        project: db::runs::find_project(&mut transaction, resolved.run_id).await?,
+        priority: scheduling.priority,
+        deadline_at: scheduling.deadline_seconds.map(|seconds| now + TimeDelta::seconds(seconds as i64)),
+        projection_key: resolved.projection_key,
         datasets: resolved.datasets,
         created_at: now,
     };
     db::jobs::insert(&mut transaction, &new).await?;
-    let reply = reply(&read_job(&mut transaction, job_id).await?)?;
+    let reply = reply(&read_job(&mut transaction, job_id, now).await?)?;
     idempotency::record(&mut transaction, request, &reply).await?;
     commit(transaction).await?;
     tracing::info!(job.id = %job_id, "queued a job");
@@ -98,7 +105,7 @@ async fn hold_inputs(conn: &mut PgConnection, spec: &JobSpec) -> AppResult<()> {
 /// A job as it stands.
 pub async fn find_job(state: &AppState, job_id: JobId) -> AppResult<Job> {
     let mut conn = connection(state).await?;
-    read_job(&mut conn, job_id).await
+    read_job(&mut conn, job_id, state.clock.now()).await
 }
 
 /// A job once it is terminal, or as it stands after `patience`. No connection is held while waiting.
@@ -144,12 +151,30 @@ pub async fn cancel_job(state: &AppState, job_id: JobId) -> AppResult<Job> {
     let job = db::jobs::lock(&mut transaction, job_id).await?.ok_or_else(|| not_found(job_id))?;
     let to = job.state.after(JobEvent::CancelRequested).map_err(AppError::internal)?;
     if to == JobState::Running {
-        db::jobs::mark_cancel_requested(&mut transaction, job_id).await?;
+        db::jobs::mark_cancel_requested(&mut transaction, job_id, now).await?;
     } else if to != job.state {
-        move_job(&mut transaction, job_id, Move { from: job.state, to, failure: None, report: None, now }).await?;
+        let change = Move { from: job.state, to, failure: None, report: None, back_off: None, now };
+        move_job(&mut transaction, job_id, change).await?;
     }
-    let job = read_job(&mut transaction, job_id).await?;
+    let job = read_job(&mut transaction, job_id, now).await?;
     commit(transaction).await?;
+    state.job_tags.forget(job_id);
+    Ok(job)
+}
+
+/// Changes the priority of a queued job.
+pub async fn edit_job(state: &AppState, job_id: JobId, priority: i32) -> AppResult<Job> {
+    spec::check_priority("priority", priority)?;
+    let mut transaction = begin(state).await?;
+    let job = db::jobs::lock(&mut transaction, job_id).await?.ok_or_else(|| not_found(job_id))?;
+    if job.state != JobState::Queued {
+        let detail = format!("job {job_id} is {}: a priority means something while it is queued", job.state);
+        return Err(AppError::refused(ProblemCode::JobNotQueued, detail));
+    }
+    db::jobs::set_priority(&mut transaction, job_id, priority).await?;
+    let job = read_job(&mut transaction, job_id, state.clock.now()).await?;
+    commit(transaction).await?;
+    state.job_tags.forget(job_id);
     Ok(job)
 }
 
@@ -177,14 +202,22 @@ pub(super) fn not_found(job_id: JobId) -> AppError {
     AppError::refused(ProblemCode::JobNotFound, format!("there is no job {job_id}"))
 }
 
-/// A job with its attempts, read on one connection.
-pub(super) async fn read_job(conn: &mut PgConnection, job_id: JobId) -> AppResult<Job> {
+/// A job with its attempts and what it waits for, read on one connection.
+pub(super) async fn read_job(conn: &mut PgConnection, job_id: JobId, now: DateTime<Utc>) -> AppResult<Job> {
     let row = db::jobs::find(conn, job_id).await?.ok_or_else(|| not_found(job_id))?;
     let attempts = db::jobs::list_attempts(conn, job_id).await?;
+    let waiting = match row.state {
+        JobState::Queued => waiting::find_waiting(conn, job_id, now).await?,
+        _ => None,
+    };
     Ok(Job {
         job_id: job_id.0,
         run_id: row.run_id.0,
         state: to_wire(row.state),
+        project: row.project,
+        priority: row.priority,
+        deadline_at: row.deadline_at,
+        waiting,
         cancel_requested: row.cancel_requested,
         spec: document("spec", job_id.0, row.spec)?,
         estimate: document("estimate", job_id.0, row.estimate)?,

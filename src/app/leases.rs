@@ -1,31 +1,24 @@
-//! The worker protocol: claim, heartbeat, finish, fail. A lease id is the fencing token of an attempt.
-
-use std::time::Duration;
+//! The worker protocol after the claim: heartbeat, finish, fail. A lease id is the fencing token of an attempt.
 
 use barycenter_api::{
-    Bytes64, Claim, Constraint, Directive as WireDirective, Fail, Finish, Heartbeat, HeartbeatReply, Job, JobSpec,
-    Lease, LeasedCandidate, LeasedDataset, MethodSpec, Start,
+    Bytes64, Constraint, Directive as WireDirective, Fail, Finish, Heartbeat, HeartbeatReply, Job, JobSpec, MethodSpec,
 };
 use sqlx::PgConnection;
-use tokio::time::Instant;
 
 use super::{
-    AppError, AppResult, artifacts,
-    candidate_sets::find_candidate_set_with,
-    history,
-    jobs::{self, MAX_WAIT_SECONDS, POLL_EVERY},
+    AppError, AppResult, artifacts, history, job_log, jobs,
     transaction::{begin, commit},
-    warm_start,
 };
 use crate::{
     db::{
-        self, DbError,
-        jobs::{LockedJob, Move},
-        leases::{Claimant, Claimed, LeasedAttempt, Renewal},
+        self,
+        jobs::{BackOff, LockedJob, Move},
+        leases::{LeasedAttempt, Renewal},
     },
     domain::{
+        failure::{FailedAttempt, Failure},
         ids::{JobId, LeaseId},
-        job::{AttemptState, Failure, JobEvent, JobState, event_of_failure},
+        job::{AttemptState, JobEvent, JobState},
         lease::{Directive, directive},
         problem_code::ProblemCode,
     },
@@ -33,142 +26,10 @@ use crate::{
 };
 
 const MAX_TEXT_CHARACTERS: usize = 4096;
-const MAX_NAME_CHARACTERS: usize = 200;
-
-/// Leases a job to a worker; `None` where there was none for as long as the claim waits. No connection is held while
-/// waiting.
-pub async fn claim_job(state: &AppState, claim: &Claim) -> AppResult<Option<Lease>> {
-    check_claim(claim)?;
-    let deadline = Instant::now() + Duration::from_secs(claim.wait_seconds.into());
-    let mut changes = state.jobs_changed.subscribe();
-    loop {
-        if let Some(lease) = try_claim(state, claim).await? {
-            return Ok(Some(lease));
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        changes.changed(left.min(POLL_EVERY), |change| change.state == JobState::Queued).await;
-    }
-}
-
-fn check_claim(claim: &Claim) -> AppResult<()> {
-    if claim.wait_seconds > MAX_WAIT_SECONDS {
-        let detail = format!("must be at most {MAX_WAIT_SECONDS}, not {}", claim.wait_seconds);
-        return Err(AppError::invalid_field("wait_seconds", detail));
-    }
-    let worker = &claim.worker;
-    for (field, text) in [("name", &worker.name), ("version", &worker.version), ("device", &worker.device)] {
-        if text.is_empty() || text.chars().count() > MAX_NAME_CHARACTERS {
-            let detail = format!("must have 1 to {MAX_NAME_CHARACTERS} characters");
-            return Err(AppError::invalid_field(format!("worker.{field}"), detail));
-        }
-    }
-    Ok(())
-}
-
-async fn try_claim(state: &AppState, claim: &Claim) -> AppResult<Option<Lease>> {
-    let now = state.clock.now();
-    let terms = state.config.leases.terms();
-    let claimant = Claimant {
-        lease_id: LeaseId(state.clock.new_id()),
-        worker_name: &claim.worker.name,
-        worker_version: &claim.worker.version,
-        worker_device: &claim.worker.device,
-        max_attempts: terms.max_attempts,
-        now,
-        expires_at: terms.expiry(now),
-    };
-    let mut transaction = begin(state).await?;
-    let Some(claimed) = db::leases::claim(&mut transaction, claimant).await? else {
-        return Ok(None);
-    };
-    let mut lease = read_lease(&mut transaction, claimant, claimed).await?;
-    lease.heartbeat_seconds = terms.heartbeat.as_seconds_f64();
-    commit(transaction).await?;
-    if claimed.took_over {
-        metrics::counter!("barycenter_lease_expiries_total").increment(1);
-    }
-    tracing::info!(
-        job.id = %claimed.job_id,
-        job.attempt = claimed.attempt,
-        worker.name = claim.worker.name,
-        lease.took_over = claimed.took_over,
-        "leased a job"
-    );
-    Ok(Some(lease))
-}
-
-/// Everything a worker needs; `heartbeat_seconds` is left to the caller.
-async fn read_lease(conn: &mut PgConnection, claimant: Claimant<'_>, claimed: Claimed) -> AppResult<Lease> {
-    let job_id = claimed.job_id;
-    let job = db::jobs::find(conn, job_id).await?.ok_or_else(|| jobs::not_found(job_id))?;
-    let spec: JobSpec = jobs::document("spec", job_id.0, job.spec)?;
-    let candidates = find_candidate_set_with(conn, job.candidate_set_id).await?.members;
-    let base = match &spec.lora {
-        Some(lora) => Some(leased_base(conn, lora.base_checkpoint_id).await?),
-        None => None,
-    };
-    let datasets = db::job_inputs::list_job_datasets(conn, job_id).await?;
-    let fit_state = db::leases::find_fit_state(conn, job_id).await?;
-    let start_coefficients = match warm_start_of(&spec) {
-        Some(earlier) => {
-            let found = warm_start::coefficients(conn, earlier, &candidates, None).await?;
-            Some(found.map_err(AppError::internal)?)
-        }
-        None => None,
-    };
-    Ok(Lease {
-        lease_id: claimant.lease_id.0,
-        job_id: job_id.0,
-        attempt: claimed.attempt,
-        expires_at: claimant.expires_at,
-        heartbeat_seconds: 0.0,
-        spec,
-        candidates: candidates
-            .into_iter()
-            .map(|row| LeasedCandidate {
-                checkpoint_id: row.checkpoint_id.0,
-                step: row.step,
-                size_bytes: row.size_bytes,
-                digest_blake3: row.digest_blake3,
-            })
-            .collect(),
-        datasets: datasets
-            .into_iter()
-            .map(|row| {
-                let normalisation = serde_json::from_value(row.normalisation)
-                    .map_err(|_| DbError::inconsistent("datasets", "normalisation", row.dataset_id.0))?;
-                Ok(LeasedDataset {
-                    dataset_id: row.dataset_id.0,
-                    named: row.named,
-                    size_bytes: row.size_bytes,
-                    digest_blake3: row.digest_blake3,
-                    normalisation,
-                })
-            })
-            .collect::<AppResult<_>>()?,
-        base,
-        start_coefficients,
-        fit_state: fit_state.map(Bytes64),
-    })
-}
-
-/// The base model of adapters.
-async fn leased_base(conn: &mut PgConnection, id: uuid::Uuid) -> AppResult<LeasedCandidate> {
-    let found = db::checkpoints::find_checkpoint(conn, id.into()).await?;
-    let base = found.ok_or_else(|| AppError::internal(format!("the base checkpoint {id} is gone")))?;
-    Ok(LeasedCandidate {
-        checkpoint_id: base.checkpoint_id.0,
-        step: base.step,
-        size_bytes: base.size_bytes(),
-        digest_blake3: base.blob.digest_blake3,
-    })
-}
 
 /// Renews a lease and stores what the worker reports. A lease that was lost stores nothing.
 pub async fn renew_lease(state: &AppState, lease_id: LeaseId, heartbeat: &Heartbeat) -> AppResult<HeartbeatReply> {
+    job_log::check(&heartbeat.log)?;
     // The object is written first: no transaction is open while the store works.
     let chunk = history::store_chunk(state, &heartbeat.snapshots).await?;
     let outcome = record_heartbeat(state, lease_id, heartbeat, chunk.as_ref()).await;
@@ -188,7 +49,7 @@ async fn record_heartbeat(
     let expires_at = state.config.leases.terms().expiry(now);
     let progress = heartbeat.progress.as_ref().map(serde_json::to_value).transpose().map_err(AppError::internal)?;
     let mut transaction = begin(state).await?;
-    let renewal = db::leases::renew(&mut transaction, lease_id, progress.as_ref(), expires_at).await?;
+    let renewal = db::leases::renew(&mut transaction, lease_id, progress.as_ref(), now, expires_at).await?;
     let next = match renewal {
         Renewal::Unknown => return Err(not_found(lease_id)),
         Renewal::Lost => {
@@ -201,11 +62,15 @@ async fn record_heartbeat(
             }
             let blocks = heartbeat.blocks.as_deref();
             history::record(state, &mut transaction, (job_id, lease_id), blocks, &heartbeat.snapshots, chunk).await?;
+            job_log::record(&mut transaction, (job_id, attempt), &heartbeat.log, now).await?;
             db::artifacts::renew_upload(&mut transaction, lease_id, now).await?;
             directive(Some(cancel_requested))
         }
     };
     commit(transaction).await?;
+    if let Renewal::Held { job_id, .. } = renewal {
+        state.job_tags.forget(job_id);
+    }
     Ok(HeartbeatReply { directive: to_wire(next), expires_at })
 }
 
@@ -214,17 +79,6 @@ fn to_wire(directive: Directive) -> WireDirective {
         Directive::Continue => WireDirective::Continue,
         Directive::Stop => WireDirective::Stop,
         Directive::Lost => WireDirective::Lost,
-    }
-}
-
-/// The job whose coefficients a fit starts from.
-fn warm_start_of(spec: &JobSpec) -> Option<JobId> {
-    match &spec.method {
-        MethodSpec::Twa(twa) => match twa.start {
-            Start::Job(earlier) => Some(earlier.into()),
-            Start::Uniform | Start::Best => None,
-        },
-        _ => None,
     }
 }
 
@@ -243,7 +97,7 @@ pub async fn finish_job(state: &AppState, lease_id: LeaseId, finish: &Finish) ->
     let mut transaction = begin(state).await?;
     let (attempt, job) = lock_attempt(&mut transaction, lease_id).await?;
     if attempt.state == AttemptState::Succeeded {
-        return jobs::read_job(&mut transaction, job.job_id).await;
+        return jobs::read_job(&mut transaction, job.job_id, now).await;
     }
     check_held(&job, lease_id, "finish")?;
     let to = job.state.after(JobEvent::Finished).map_err(AppError::internal)?;
@@ -258,11 +112,12 @@ pub async fn finish_job(state: &AppState, lease_id: LeaseId, finish: &Finish) ->
         now,
     };
     let upload = artifacts::publish(state, &mut transaction, publication, &finish.artifact_digest_blake3).await?;
-    let change = Move { from: job.state, to, failure: None, report: Some(&report), now };
+    let change = Move { from: job.state, to, failure: None, report: Some(&report), back_off: None, now };
     jobs::move_job(&mut transaction, job.job_id, change).await?;
     db::leases::mark_attempt_ended(&mut transaction, lease_id, AttemptState::Succeeded, None, now).await?;
-    let ended = jobs::read_job(&mut transaction, job.job_id).await?;
+    let ended = jobs::read_job(&mut transaction, job.job_id, now).await?;
     commit(transaction).await?;
+    state.job_tags.forget(job.job_id);
     // Removes the object where equal bytes had been a blob before.
     super::blobs::discard(state, &upload).await;
     jobs::measure_end(job.started_at, to, now);
@@ -279,24 +134,32 @@ pub async fn fail_job(state: &AppState, lease_id: LeaseId, fail: &Fail) -> AppRe
     let mut transaction = begin(state).await?;
     let (attempt, job) = lock_attempt(&mut transaction, lease_id).await?;
     if matches!(attempt.state, AttemptState::Failed | AttemptState::Cancelled) {
-        return jobs::read_job(&mut transaction, job.job_id).await;
+        return jobs::read_job(&mut transaction, job.job_id, now).await;
     }
     check_held(&job, lease_id, "fail")?;
-    let attempts_left = state.config.leases.max_attempts.saturating_sub(job.attempt_count);
-    let event = event_of_failure(&failure.code, fail.retry, job.cancel_requested, attempts_left);
-    let to = job.state.after(event).map_err(AppError::internal)?;
+    let terms = state.config.leases.terms();
+    let failed = FailedAttempt {
+        code: &failure.code,
+        retry: fail.retry,
+        cancel_requested: job.cancel_requested,
+        failures_before: job.failure_count,
+        max_attempts: terms.max_attempts,
+    };
+    let to = job.state.after(failed.event()).map_err(AppError::internal)?;
     let ending = if to == JobState::Cancelled { AttemptState::Cancelled } else { AttemptState::Failed };
-    let of_job = (to == JobState::Failed).then(|| final_failure(&failure, fail.retry, attempts_left));
-    jobs::move_job(
-        &mut transaction,
-        job.job_id,
-        Move { from: job.state, to, failure: of_job.as_ref(), report: None, now },
-    )
-    .await?;
+    let of_job = (to == JobState::Failed).then(|| final_failure(&failure, &failed));
+    let back_off = (to == JobState::Queued).then(|| BackOff {
+        failure_count: failed.failures(),
+        not_before: if failed.counts() { now + terms.pause_after(failed.failures()) } else { now },
+    });
+    // First the attempt: the event of the job tells why it ended.
     db::leases::mark_attempt_ended(&mut transaction, lease_id, ending, Some(&failure), now).await?;
+    let change = Move { from: job.state, to, failure: of_job.as_ref(), report: None, back_off, now };
+    jobs::move_job(&mut transaction, job.job_id, change).await?;
     let upload = artifacts::find_pending(&mut transaction, lease_id).await?;
-    let ended = jobs::read_job(&mut transaction, job.job_id).await?;
+    let ended = jobs::read_job(&mut transaction, job.job_id, now).await?;
     commit(transaction).await?;
+    state.job_tags.forget(job.job_id);
     if let Some(upload) = upload {
         super::blobs::discard(state, &upload).await;
     }
@@ -316,8 +179,8 @@ fn check_fail(fail: &Fail) -> AppResult<()> {
 }
 
 /// What a job says of its last failure: a failure worth another attempt is final only because none is left.
-fn final_failure(failure: &Failure, retry: bool, attempts_left: u32) -> Failure {
-    if retry && attempts_left == 0 {
+fn final_failure(failure: &Failure, failed: &FailedAttempt<'_>) -> Failure {
+    if failed.can_pass() {
         let message = format!("no attempt is left; the last one ended with `{}`: {}", failure.code, failure.message);
         return Failure { code: Failure::TOO_MANY_ATTEMPTS.to_owned(), message };
     }

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use super::{
     AppError, AppResult,
     idempotency::{self, IdempotentRequest, Reply},
+    projects,
     transaction::{begin, commit, connection},
 };
 use crate::{
@@ -29,6 +30,8 @@ const MAX_METADATA_BYTES: usize = 64 << 10;
 pub struct NewRun {
     /// Unique name.
     pub name: String,
+    /// The project that it belongs to; made where it is new.
+    pub project: String,
     /// Free text.
     pub description: Option<String>,
     /// What the user keeps beside it.
@@ -38,6 +41,7 @@ pub struct NewRun {
 impl NewRun {
     fn check(&self) -> AppResult<()> {
         check_name(&self.name).map_err(|detail| AppError::invalid_field("name", detail))?;
+        projects::check(&self.project)?;
         check_told(self.description.as_deref(), &self.metadata)
     }
 }
@@ -80,6 +84,7 @@ pub async fn create_run(
     let run = Run {
         run_id: RunId(state.clock.new_id()),
         name: new.name,
+        project: new.project,
         description: new.description,
         metadata: new.metadata,
         checkpoint_count: 0,
@@ -91,6 +96,7 @@ pub async fn create_run(
     if let Some(reply) = idempotency::replay(&mut transaction, request, now).await? {
         return Ok(reply);
     }
+    db::projects::ensure_project(&mut transaction, &run.project, now).await?;
     db::runs::insert_run(&mut transaction, &run).await.map_err(|error| {
         if error.is_constraint(db::runs::NAME_KEY) {
             AppError::fault(ProblemCode::NameTaken, "name", format!("there is already a run `{}`", run.name))

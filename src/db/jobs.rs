@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::{DbError, DbResult};
 use crate::domain::{
+    failure::Failure,
     ids::{ArtifactId, CandidateSetId, DatasetId, JobId, LeaseId, RunId},
-    job::{AttemptState, Failure, JobState},
+    job::{AttemptState, JobState},
 };
 
 /// A job to be queued.
@@ -24,18 +25,40 @@ pub struct NewJob {
     pub spec: Value,
     /// Its memory estimate.
     pub estimate: Value,
+    /// Project of its run.
+    pub project: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// It fails where it has not ended by then.
+    pub deadline_at: Option<DateTime<Utc>>,
+    /// What its projection is called in the caches of workers.
+    pub projection_key: Option<String>,
     /// The datasets the spec names, by the word it uses.
     pub datasets: Vec<(String, DatasetId)>,
     /// When it was submitted.
     pub created_at: DateTime<Utc>,
 }
 
-/// Queues a job.
+/// Queues a job, at the next turn of its project among the jobs of its priority.
 pub async fn insert(connection: &mut PgConnection, job: &NewJob) -> DbResult<()> {
     sqlx::query!(
         r#"
-        insert into jobs (job_id, run_id, candidate_set_id, state, spec, estimate, created_at)
-        values ($1, $2, $3, 'queued', $4, $5, $6)
+        insert into jobs (
+            job_id, run_id, candidate_set_id, state, spec, estimate, created_at, changed_at, project, priority, deadline_at,
+            projection_key, turn
+        )
+        values (
+            $1, $2, $3, 'queued', $4, $5, $6, $6, $7, $8, $9, $10,
+            -- After the last of its project, and not before the queue as it stands: who comes late does not catch up.
+            greatest(
+                (select max(turn) + 1 from jobs where state = 'queued' and project = $7 and priority = $8),
+                coalesce(
+                    (select max(turn) from jobs where state = 'running' and priority = $8),
+                    (select min(turn) from jobs where state = 'queued' and priority = $8),
+                    0
+                )
+            )
+        )
         "#,
         job.job_id.0,
         job.run_id.0,
@@ -43,6 +66,10 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob) -> DbResult<()>
         job.spec,
         job.estimate,
         job.created_at,
+        job.project,
+        job.priority,
+        job.deadline_at,
+        job.projection_key,
     )
     .execute(&mut *connection)
     .await?;
@@ -87,6 +114,12 @@ pub struct JobRow {
     pub error: Option<Failure>,
     /// What it made.
     pub artifact_id: Option<ArtifactId>,
+    /// Project of its run.
+    pub project: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// It fails where it has not ended by then.
+    pub deadline_at: Option<DateTime<Utc>>,
     /// When it was submitted.
     pub created_at: DateTime<Utc>,
     /// When a worker first took it.
@@ -101,7 +134,7 @@ pub async fn find(connection: &mut PgConnection, job_id: JobId) -> DbResult<Opti
         r#"
         select
             job_id, run_id, candidate_set_id, state, cancel_requested, spec, estimate, progress, report,
-            error_code, error_message, jobs.created_at, started_at, finished_at,
+            error_code, error_message, jobs.created_at, started_at, finished_at, project, priority, deadline_at,
             (select artifact_id from artifacts where artifacts.job_id = jobs.job_id and artifacts.deleted_at is null)
                 as artifact_id
         from jobs
@@ -124,6 +157,9 @@ pub async fn find(connection: &mut PgConnection, job_id: JobId) -> DbResult<Opti
             report: row.report,
             error: failure(row.error_code, row.error_message),
             artifact_id: row.artifact_id.map(ArtifactId),
+            project: row.project,
+            priority: row.priority,
+            deadline_at: row.deadline_at,
             created_at: row.created_at,
             started_at: row.started_at,
             finished_at: row.finished_at,
@@ -262,8 +298,8 @@ pub struct LockedJob {
     pub state: JobState,
     /// Whether someone asked for it to end.
     pub cancel_requested: bool,
-    /// Attempts so far.
-    pub attempt_count: u32,
+    /// Attempts that failed.
+    pub failure_count: u32,
     /// The lease that speaks for it, while it runs.
     pub lease_id: Option<LeaseId>,
     /// When a worker first took it.
@@ -274,7 +310,7 @@ pub struct LockedJob {
 pub async fn lock(connection: &mut PgConnection, job_id: JobId) -> DbResult<Option<LockedJob>> {
     let row = sqlx::query!(
         r#"
-        select run_id, candidate_set_id, state, cancel_requested, attempt_count, lease_id, started_at
+        select run_id, candidate_set_id, state, cancel_requested, failure_count, lease_id, started_at
         from jobs
         where job_id = $1 and deleted_at is null
         for update
@@ -290,12 +326,21 @@ pub async fn lock(connection: &mut PgConnection, job_id: JobId) -> DbResult<Opti
             candidate_set_id: row.candidate_set_id.into(),
             state: parse_state(&row.state, job_id)?,
             cancel_requested: row.cancel_requested,
-            attempt_count: row.attempt_count.unsigned_abs(),
+            failure_count: row.failure_count.unsigned_abs(),
             lease_id: row.lease_id.map(LeaseId),
             started_at: row.started_at,
         })
     })
     .transpose()
+}
+
+/// What a failed attempt leaves behind on a job that is queued again.
+#[derive(Clone, Copy, Debug)]
+pub struct BackOff {
+    /// Attempts that have failed by now.
+    pub failure_count: u32,
+    /// When the next may begin.
+    pub not_before: DateTime<Utc>,
 }
 
 /// A change of state, decided by [`JobState::after`].
@@ -309,6 +354,8 @@ pub struct Move<'a> {
     pub failure: Option<&'a Failure>,
     /// What was found, where it succeeded.
     pub report: Option<&'a Value>,
+    /// Attempts that have failed by now, and when the next may begin, where it is queued again.
+    pub back_off: Option<BackOff>,
     /// Now.
     pub now: DateTime<Utc>,
 }
@@ -323,6 +370,9 @@ pub async fn mark_moved(connection: &mut PgConnection, job_id: JobId, change: Mo
             error_message = $5,
             report = coalesce($6, report),
             finished_at = $7,
+            failure_count = coalesce($8, failure_count),
+            not_before = $9,
+            changed_at = $10,
             lease_id = null,
             lease_expires_at = null
         where job_id = $1 and state = $2
@@ -334,6 +384,9 @@ pub async fn mark_moved(connection: &mut PgConnection, job_id: JobId, change: Mo
         change.failure.map(|failure| failure.message.as_str()),
         change.report,
         change.to.is_terminal().then_some(change.now),
+        change.back_off.map(|back_off| i32::try_from(back_off.failure_count).unwrap_or(i32::MAX)),
+        change.back_off.map(|back_off| back_off.not_before),
+        change.now,
     )
     .execute(connection)
     .await?;
@@ -341,41 +394,41 @@ pub async fn mark_moved(connection: &mut PgConnection, job_id: JobId, change: Mo
 }
 
 /// Notes that someone asked for a running job to end.
-pub async fn mark_cancel_requested(connection: &mut PgConnection, job_id: JobId) -> DbResult<()> {
-    sqlx::query!("update jobs set cancel_requested = true where job_id = $1 and state = 'running'", job_id.0)
-        .execute(connection)
-        .await?;
+pub async fn mark_cancel_requested(connection: &mut PgConnection, job_id: JobId, now: DateTime<Utc>) -> DbResult<()> {
+    sqlx::query!(
+        "update jobs set cancel_requested = true, changed_at = $2
+         where job_id = $1 and state = 'running' and not cancel_requested",
+        job_id.0,
+        now
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
-/// How the queue stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueStatus {
-    /// Jobs that wait.
-    pub queued: u64,
-    /// Jobs that run.
-    pub running: u64,
-    /// When the job that waits longest was submitted.
-    pub oldest_queued_at: Option<DateTime<Utc>>,
-}
-
-/// How the queue stands.
-pub async fn queue_status(connection: &mut PgConnection) -> DbResult<QueueStatus> {
-    let row = sqlx::query!(
+/// Moves a queued job to the next turn of its project among the jobs of another priority.
+pub async fn set_priority(connection: &mut PgConnection, job_id: JobId, priority: i32) -> DbResult<()> {
+    sqlx::query!(
         r#"
-        select
-            count(*) filter (where state = 'queued') as "queued!",
-            count(*) filter (where state = 'running') as "running!",
-            min(created_at) filter (where state = 'queued') as oldest_queued_at
-        from jobs
-        where state in ('queued', 'running')
-        "#
+        update jobs
+        set priority = $2,
+            turn = greatest(
+                (
+                    select max(turn) + 1 from jobs as others
+                    where others.state = 'queued' and others.project = jobs.project and others.priority = $2
+                ),
+                coalesce(
+                    (select max(turn) from jobs as others where others.state = 'running' and others.priority = $2),
+                    (select min(turn) from jobs as others where others.state = 'queued' and others.priority = $2),
+                    0
+                )
+            )
+        where job_id = $1 and state = 'queued' and priority <> $2
+        "#,
+        job_id.0,
+        priority,
     )
-    .fetch_one(connection)
+    .execute(connection)
     .await?;
-    Ok(QueueStatus {
-        queued: row.queued.unsigned_abs(),
-        running: row.running.unsigned_abs(),
-        oldest_queued_at: row.oldest_queued_at,
-    })
+    Ok(())
 }

@@ -7,104 +7,10 @@ use sqlx::PgConnection;
 
 use super::{DbError, DbResult};
 use crate::domain::{
+    failure::Failure,
     ids::{JobId, LeaseId},
-    job::{AttemptState, Failure},
+    job::AttemptState,
 };
-
-/// A worker that asks for a job, and the lease it is to get.
-#[derive(Clone, Copy, Debug)]
-pub struct Claimant<'a> {
-    /// Identifier of the new lease.
-    pub lease_id: LeaseId,
-    /// Name of the worker.
-    pub worker_name: &'a str,
-    /// Version of the worker.
-    pub worker_version: &'a str,
-    /// Device of the worker.
-    pub worker_device: &'a str,
-    /// Attempts a job may have in all.
-    pub max_attempts: u32,
-    /// Now, and when the new lease lapses.
-    pub now: DateTime<Utc>,
-    /// When the new lease lapses.
-    pub expires_at: DateTime<Utc>,
-}
-
-/// A job that was just leased.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claimed {
-    /// The job.
-    pub job_id: JobId,
-    /// The new attempt.
-    pub attempt: u32,
-    /// Whether a dead attempt was closed for it.
-    pub took_over: bool,
-}
-
-/// Leases the oldest job that is queued, or whose lease has lapsed: one statement, which also closes the dead attempt.
-///
-/// Two claims at the same moment never wait for each other and never take the same job. A lapsed job without attempts
-/// left, or with a cancel requested, is not taken: [`end_abandoned`] ends it.
-pub async fn claim(connection: &mut PgConnection, claimant: Claimant<'_>) -> DbResult<Option<Claimed>> {
-    let row = sqlx::query!(
-        r#"
-        with candidate as (
-            select job_id, attempt_count, lease_id as dead_lease_id
-            from jobs
-            where state in ('queued', 'running')
-              and (state = 'queued' or lease_expires_at <= $1)
-              and not cancel_requested
-              and attempt_count < $2
-            order by created_at, job_id
-            limit 1
-            for update skip locked
-        ), closed as (
-            -- Runs before `opened` sees the table: both write disjoint rows of one snapshot.
-            update attempts
-            set state = 'expired', finished_at = $1
-            from candidate
-            where attempts.lease_id = candidate.dead_lease_id and attempts.state = 'running'
-            returning attempts.lease_id
-        ), leased as (
-            update jobs
-            set state = 'running',
-                lease_id = $3,
-                lease_expires_at = $4,
-                attempt_count = jobs.attempt_count + 1,
-                started_at = coalesce(jobs.started_at, $1),
-                progress = null
-            from candidate
-            where jobs.job_id = candidate.job_id
-            returning jobs.job_id, jobs.attempt_count
-        ), opened as (
-            insert into attempts (job_id, attempt, lease_id, worker_name, worker_version, worker_device, state, started_at)
-            select job_id, attempt_count, $3, $5, $6, $7, 'running', $1
-            from leased
-            -- Reading `closed` makes it run first, so that `attempts_running` never sees two.
-            where (select count(*) from closed) >= 0
-        )
-        select
-            leased.job_id as "job_id!",
-            leased.attempt_count as "attempt!",
-            exists (select 1 from closed) as "took_over!"
-        from leased
-        "#,
-        claimant.now,
-        i32::try_from(claimant.max_attempts).unwrap_or(i32::MAX),
-        claimant.lease_id.0,
-        claimant.expires_at,
-        claimant.worker_name,
-        claimant.worker_version,
-        claimant.worker_device,
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(row.map(|row| Claimed {
-        job_id: row.job_id.into(),
-        attempt: row.attempt.unsigned_abs(),
-        took_over: row.took_over,
-    }))
-}
 
 /// What a renewal found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,13 +35,14 @@ pub async fn renew(
     connection: &mut PgConnection,
     lease_id: LeaseId,
     progress: Option<&Value>,
+    now: DateTime<Utc>,
     expires_at: DateTime<Utc>,
 ) -> DbResult<Renewal> {
     let row = sqlx::query!(
         r#"
         with renewed as (
             update jobs
-            set lease_expires_at = $2, progress = coalesce($3, progress)
+            set lease_expires_at = $2, progress = coalesce($3, progress), changed_at = $4
             where lease_id = $1 and state = 'running'
             returning job_id, attempt_count, cancel_requested
         )
@@ -147,6 +54,7 @@ pub async fn renew(
         lease_id.0,
         expires_at,
         progress,
+        now,
     )
     .fetch_optional(connection)
     .await?;
@@ -252,62 +160,99 @@ pub async fn delete_fit_state(connection: &mut PgConnection, job_id: JobId) -> D
     Ok(())
 }
 
-/// Jobs that [`end_abandoned`] ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Abandoned {
-    /// Ended as cancelled: a cancel was requested and the worker never came back.
-    pub cancelled: u64,
-    /// Ended as failed: no attempt was left.
-    pub failed: u64,
+/// Jobs that a sweep ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// As cancelled: a cancel was requested and the worker never came back.
+    pub cancelled: Vec<JobId>,
+    /// As failed: no attempt was left, or the deadline was over.
+    pub failed: Vec<JobId>,
 }
 
 /// Ends the running jobs whose lease has lapsed and that nobody may take over, and closes their attempts: one statement.
-pub async fn end_abandoned(
-    connection: &mut PgConnection,
-    max_attempts: u32,
-    now: DateTime<Utc>,
-) -> DbResult<Abandoned> {
-    let row = sqlx::query!(
+pub async fn end_abandoned(connection: &mut PgConnection, max_attempts: u32, now: DateTime<Utc>) -> DbResult<Ended> {
+    let rows = sqlx::query!(
         r#"
         with abandoned as (
             select job_id, lease_id, cancel_requested
             from jobs
             where state = 'running'
               and lease_expires_at <= $1
-              and (cancel_requested or attempt_count >= $2)
+              and (cancel_requested or failure_count + 1 >= $2)
             for update skip locked
         ), closed as (
             update attempts
-            set state = 'expired', finished_at = $1
+            set state = 'expired', error_code = $5, error_message = $6, finished_at = $1
             from abandoned
             where attempts.lease_id = abandoned.lease_id and attempts.state = 'running'
         ), forgotten as (
             delete from fit_states using abandoned where fit_states.job_id = abandoned.job_id
-        ), ended as (
-            update jobs
-            set state = case when abandoned.cancel_requested then 'cancelled' else 'failed' end,
-                error_code = case when abandoned.cancel_requested then null else $3 end,
-                error_message = case when abandoned.cancel_requested then null else $4 end,
-                lease_id = null,
-                lease_expires_at = null,
-                finished_at = $1
-            from abandoned
-            where jobs.job_id = abandoned.job_id
-            returning abandoned.cancel_requested
         )
-        select
-            count(*) filter (where cancel_requested) as "cancelled!",
-            count(*) filter (where not cancel_requested) as "failed!"
-        from ended
+        update jobs
+        set state = case when abandoned.cancel_requested then 'cancelled' else 'failed' end,
+            error_code = case when abandoned.cancel_requested then null else $3 end,
+            error_message = case when abandoned.cancel_requested then null else $4 end,
+            failure_count = failure_count + 1,
+            lease_id = null,
+            lease_expires_at = null,
+            finished_at = $1,
+            changed_at = $1
+        from abandoned
+        where jobs.job_id = abandoned.job_id
+        returning jobs.job_id, abandoned.cancel_requested
         "#,
         now,
         i32::try_from(max_attempts).unwrap_or(i32::MAX),
         Failure::TOO_MANY_ATTEMPTS,
-        format!(
-            "the leases of all {max_attempts} attempts lapsed or failed; the last worker stopped sending heartbeats"
-        ),
+        format!("all {max_attempts} attempts failed; the last worker stopped sending heartbeats"),
+        Failure::WORKER_LOST,
+        Failure::LOST_MESSAGE,
     )
-    .fetch_one(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(Abandoned { cancelled: row.cancelled.unsigned_abs(), failed: row.failed.unsigned_abs() })
+    let mut ended = Ended::default();
+    for row in rows {
+        let of = if row.cancel_requested { &mut ended.cancelled } else { &mut ended.failed };
+        of.push(row.job_id.into());
+    }
+    Ok(ended)
+}
+
+/// Fails the jobs whose deadline is over, queued or running, and closes their attempts: one statement. Their workers hear
+/// `lost` at the next heartbeat.
+pub async fn end_overdue(connection: &mut PgConnection, now: DateTime<Utc>) -> DbResult<Vec<JobId>> {
+    let rows = sqlx::query_scalar!(
+        r#"
+        with overdue as (
+            select job_id, lease_id
+            from jobs
+            where state in ('queued', 'running') and deadline_at <= $1
+            for update skip locked
+        ), closed as (
+            update attempts
+            set state = 'failed', error_code = $2, error_message = $3, finished_at = $1
+            from overdue
+            where attempts.lease_id = overdue.lease_id and attempts.state = 'running'
+        ), forgotten as (
+            delete from fit_states using overdue where fit_states.job_id = overdue.job_id
+        )
+        update jobs
+        set state = 'failed',
+            error_code = $2,
+            error_message = $3,
+            lease_id = null,
+            lease_expires_at = null,
+            finished_at = $1,
+            changed_at = $1
+        from overdue
+        where jobs.job_id = overdue.job_id
+        returning jobs.job_id
+        "#,
+        now,
+        Failure::DEADLINE_EXCEEDED,
+        "the job had not ended when its deadline was over",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(JobId).collect())
 }

@@ -72,15 +72,33 @@ impl JobChanges {
         listener.listen(CHANNEL).await?;
         loop {
             let notification = listener.recv().await?;
-            if let Some(change) = parse(notification.payload()) {
-                // No receiver means that nobody waits.
-                let _ = self.sender.send(change);
-            }
+            self.report(notification.payload());
+        }
+    }
+
+    /// Passes on what a notification says.
+    pub(crate) fn report(&self, payload: &str) {
+        if let Some(change) = parse(payload) {
+            // No receiver means that nobody waits.
+            let _ = self.sender.send(change);
         }
     }
 }
 
+/// Changes were missed: any job may have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed;
+
 impl Subscription {
+    /// The next change that has been reported already; `None` where there is none.
+    pub fn next_reported(&mut self) -> Result<Option<JobChange>, Missed> {
+        match self.receiver.try_recv() {
+            Ok(change) => Ok(Some(change)),
+            Err(broadcast::error::TryRecvError::Lagged(_)) => Err(Missed),
+            Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => Ok(None),
+        }
+    }
+
     /// Returns at the first change that `concerns` the waiter, when changes were missed, or after `patience`.
     pub async fn changed(&mut self, patience: Duration, concerns: impl Fn(JobChange) -> bool) {
         let wanted = async {

@@ -14,6 +14,7 @@ pub const NAME_KEY: &str = "runs_name_key";
 struct RunRow {
     run_id: Uuid,
     name: String,
+    project: String,
     description: Option<String>,
     metadata: Value,
     checkpoint_count: i64,
@@ -32,6 +33,7 @@ impl TryFrom<RunRow> for Run {
         Ok(Self {
             run_id: row.run_id.into(),
             name: row.name,
+            project: row.project,
             description: row.description,
             metadata,
             checkpoint_count: row.checkpoint_count.unsigned_abs(),
@@ -45,9 +47,10 @@ impl TryFrom<RunRow> for Run {
 /// Inserts a run; a taken name is refused by [`NAME_KEY`].
 pub async fn insert_run(conn: &mut PgConnection, run: &Run) -> DbResult<()> {
     sqlx::query!(
-        "insert into runs (run_id, name, description, metadata, created_at) values ($1, $2, $3, $4, $5)",
+        "insert into runs (run_id, name, project, description, metadata, created_at) values ($1, $2, $3, $4, $5, $6)",
         run.run_id.0,
         run.name,
+        run.project,
         run.description,
         Value::Object(run.metadata.clone()),
         run.created_at,
@@ -57,11 +60,16 @@ pub async fn insert_run(conn: &mut PgConnection, run: &Run) -> DbResult<()> {
     Ok(())
 }
 
+/// The project of a run.
+pub async fn find_project(conn: &mut PgConnection, run_id: RunId) -> DbResult<String> {
+    Ok(sqlx::query_scalar!("select project from runs where run_id = $1", run_id.0).fetch_one(conn).await?)
+}
+
 /// The run of this id or name.
 pub async fn find_run(conn: &mut PgConnection, reference: Reference<'_>) -> DbResult<Option<Run>> {
     let row = sqlx::query_as!(
         RunRow,
-        "select run_id, name, description, metadata, checkpoint_count, revision, created_at, deleted_at
+        "select run_id, name, project, description, metadata, checkpoint_count, revision, created_at, deleted_at
          from runs where (run_id = $1 or name = $2) and deleted_at is null",
         reference.id(),
         reference.name(),
@@ -75,7 +83,7 @@ pub async fn find_run(conn: &mut PgConnection, reference: Reference<'_>) -> DbRe
 pub async fn list_runs(conn: &mut PgConnection, page: PageRequest) -> DbResult<Vec<Run>> {
     let rows = sqlx::query_as!(
         RunRow,
-        "select run_id, name, description, metadata, checkpoint_count, revision, created_at, deleted_at
+        "select run_id, name, project, description, metadata, checkpoint_count, revision, created_at, deleted_at
          from runs where run_id < $1 and deleted_at is null order by run_id desc limit $2",
         // Not `$1 is null or …`: a condition with an `or` walks every page before this one.
         page.before.unwrap_or(Uuid::max()),
@@ -90,7 +98,7 @@ pub async fn list_runs(conn: &mut PgConnection, page: PageRequest) -> DbResult<V
 pub async fn list_deleted_runs(conn: &mut PgConnection, page: PageRequest) -> DbResult<Vec<Run>> {
     let rows = sqlx::query_as!(
         RunRow,
-        "select run_id, name, description, metadata, checkpoint_count, revision, created_at, deleted_at
+        "select run_id, name, project, description, metadata, checkpoint_count, revision, created_at, deleted_at
          from runs where run_id < $1 and deleted_at is not null order by run_id desc limit $2",
         page.before.unwrap_or(Uuid::max()),
         page.limit(),

@@ -68,6 +68,8 @@ ids! {
     JobId = "job",
     /// A lease, which is also the fencing token of an attempt.
     LeaseId = "lease",
+    /// A worker.
+    WorkerId = "worker",
     /// An averaged model.
     ArtifactId = "artifact",
     /// An upload on its way into object storage.

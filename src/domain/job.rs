@@ -33,6 +33,8 @@ pub enum JobEvent {
     CancelRequested,
     /// Its worker obeyed a stop, or its lease lapsed after the request.
     Stopped,
+    /// Its deadline is over.
+    DeadlinePassed,
 }
 
 /// A move that the state machine does not know.
@@ -57,7 +59,9 @@ impl JobState {
             }
             (Self::Running, JobEvent::Finished) => Ok(Self::Succeeded),
             (Self::Running, JobEvent::Requeued) => Ok(Self::Queued),
-            (Self::Running, JobEvent::Failed) => Ok(Self::Failed),
+            (Self::Running, JobEvent::Failed) | (Self::Queued | Self::Running, JobEvent::DeadlinePassed) => {
+                Ok(Self::Failed)
+            }
             (Self::Queued, JobEvent::CancelRequested) | (Self::Running, JobEvent::Stopped) => Ok(Self::Cancelled),
             // Asking twice, or too late, is no mistake of the caller.
             (ended, JobEvent::CancelRequested) => Ok(ended),
@@ -140,53 +144,26 @@ impl FromStr for AttemptState {
     }
 }
 
-/// Why a job or an attempt ended without an artifact.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// Stable code.
-    pub code: String,
-    /// What happened.
-    pub message: String,
-}
-
-impl Failure {
-    /// Code of a failure that a worker reports after it was told to stop.
-    pub const CANCELLED: &'static str = "cancelled";
-    /// Code of a job that no attempt brought to an end.
-    pub const TOO_MANY_ATTEMPTS: &'static str = "too_many_attempts";
-}
-
-/// What a worker's report of failure does to the job that it holds.
-///
-/// - `cancel_requested`: someone asked for the job to end, so it is never queued again.
-/// - `attempts_left`: how many more attempts the job may have.
-pub fn event_of_failure(code: &str, retry: bool, cancel_requested: bool, attempts_left: u32) -> JobEvent {
-    if cancel_requested && (retry || code == Failure::CANCELLED) {
-        JobEvent::Stopped
-    } else if retry && attempts_left > 0 {
-        JobEvent::Requeued
-    } else {
-        JobEvent::Failed
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use JobEvent::{CancelRequested, Claimed, Finished, Requeued, Stopped};
+    use JobEvent::{CancelRequested, Claimed, DeadlinePassed, Finished, Requeued, Stopped};
     use JobState::{Cancelled, Queued, Running, Succeeded};
 
-    const EVENTS: [JobEvent; 6] = [Claimed, Finished, Requeued, JobEvent::Failed, CancelRequested, Stopped];
+    const EVENTS: [JobEvent; 7] =
+        [Claimed, Finished, Requeued, JobEvent::Failed, CancelRequested, Stopped, DeadlinePassed];
+
+    const FAILED: Option<JobState> = Some(JobState::Failed);
 
     #[test]
     fn only_the_moves_of_the_table_are_legal() {
         // Rows: states in the order of `ALL`; columns: events in the order of `EVENTS`.
         let table = [
-            [Some(Running), None, None, None, Some(Cancelled), None],
-            [Some(Running), Some(Succeeded), Some(Queued), Some(JobState::Failed), Some(Running), Some(Cancelled)],
-            [None, None, None, None, Some(Succeeded), None],
-            [None, None, None, None, Some(JobState::Failed), None],
-            [None, None, None, None, Some(Cancelled), None],
+            [Some(Running), None, None, None, Some(Cancelled), None, FAILED],
+            [Some(Running), Some(Succeeded), Some(Queued), FAILED, Some(Running), Some(Cancelled), FAILED],
+            [None, None, None, None, Some(Succeeded), None, None],
+            [None, None, None, None, FAILED, None, None],
+            [None, None, None, None, Some(Cancelled), None, None],
         ];
         for (state, row) in JobState::ALL.into_iter().zip(table) {
             for (event, expected) in EVENTS.into_iter().zip(row) {
@@ -220,24 +197,5 @@ mod tests {
             assert_eq!(state.as_str().parse(), Ok(state));
         }
         assert_eq!("paused".parse::<JobState>(), Err(UnknownState("paused".to_owned())));
-    }
-
-    #[test]
-    fn a_failure_is_retried_while_attempts_are_left_and_nobody_cancelled() {
-        for (code, retry, cancel_requested, attempts_left, expected) in [
-            ("io", true, false, 1, Requeued),
-            ("io", true, false, 0, JobEvent::Failed),
-            ("io", false, false, 3, JobEvent::Failed),
-            ("io", true, true, 3, Stopped),
-            ("io", false, true, 3, JobEvent::Failed),
-            ("cancelled", false, true, 3, Stopped),
-            // A worker that stops of its own accord gives the job back.
-            ("cancelled", true, false, 3, Requeued),
-            ("cancelled", false, false, 3, JobEvent::Failed),
-        ] {
-            let event = event_of_failure(code, retry, cancel_requested, attempts_left);
-            assert_eq!(event, expected, "{code} retry={retry} cancel={cancel_requested} left={attempts_left}");
-            assert!(Running.after(event).is_ok());
-        }
     }
 }

@@ -59,6 +59,8 @@ problem_codes! {
     JobNotFound = "job_not_found", 404, Never, "There is no such job";
     LeaseNotFound = "lease_not_found", 404, Never, "There never was such a lease";
     ArtifactNotFound = "artifact_not_found", 404, Never, "There is no such artifact";
+    ProjectNotFound = "project_not_found", 404, Never, "No run has named such a project";
+    WorkerNotFound = "worker_not_found", 404, Never, "There is no such worker";
     UploadNotFound = "upload_not_found", 404, Never, "There is no such upload, or it was aborted or removed";
     ObjectNotFound = "object_not_found", 404, Never, "There is no object at the URL";
     AliasNotFound = "alias_not_found", 404, Never, "The run has no such alias";
@@ -69,6 +71,8 @@ problem_codes! {
     StepTaken = "step_taken", 409, Never, "The run already has another checkpoint at this step";
     DatasetDiffers = "dataset_differs", 409, Never, "Another dataset already has this name";
     LeaseLost = "lease_lost", 409, Never, "The lease no longer holds its job: another attempt has it, or it has ended";
+    JobNotQueued = "job_not_queued", 409, Never, "The job no longer waits in the queue";
+    WorkerDraining = "worker_draining", 409, Never, "The worker is draining: it is given no more jobs";
     ArtifactMissing = "artifact_missing", 409, Never, "No artifact was uploaded under this lease";
     NoCoefficients = "no_coefficients", 409, Never, "The job has no coefficients: it has not succeeded";
     UploadLapsed = "upload_lapsed", 409, Later, "The upload was silent for too long and has been removed";

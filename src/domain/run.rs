@@ -12,6 +12,8 @@ pub struct Run {
     pub run_id: RunId,
     /// Unique name.
     pub name: String,
+    /// The project that it belongs to.
+    pub project: String,
     /// Free text.
     pub description: Option<String>,
     /// What the user keeps beside the run.

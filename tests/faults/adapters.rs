@@ -60,7 +60,7 @@ async fn job(cluster: &Cluster) -> Job {
     let (client, folder) = (&cluster.client, cluster.folder.path());
     let path = folder.join("file.safetensors");
     for run in ["base", "adapters"] {
-        let run = CreateRun { name: run.into(), description: None, metadata: serde_json::Map::new() };
+        let run = CreateRun { name: run.into(), project: None, description: None, metadata: serde_json::Map::new() };
         client.create_run(&run).await.unwrap();
     }
     let uncounted = ByteCounter::none();

@@ -45,7 +45,7 @@ fn files_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 pub async fn create_run(cluster: &Cluster, name: &str) {
-    let run = CreateRun { name: name.into(), description: None, metadata: serde_json::Map::new() };
+    let run = CreateRun { name: name.into(), project: None, description: None, metadata: serde_json::Map::new() };
     cluster.client.create_run(&run).await.unwrap();
 }
 

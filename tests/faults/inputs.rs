@@ -79,7 +79,7 @@ fn dataset(path: &Path) {
 /// Pushes a run with its checkpoints and a dataset, and returns the spec of a job that takes some seconds.
 pub async fn push(cluster: &Cluster) -> JobSpec {
     let (client, folder) = (&cluster.client, cluster.folder.path());
-    let run = CreateRun { name: "faults".into(), description: None, metadata: serde_json::Map::new() };
+    let run = CreateRun { name: "faults".into(), project: None, description: None, metadata: serde_json::Map::new() };
     client.create_run(&run).await.unwrap();
     for candidate in 0..CANDIDATES {
         let path = folder.join(format!("{candidate}.safetensors"));

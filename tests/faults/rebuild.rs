@@ -57,7 +57,7 @@ fn dataset(path: &Path) {
 
 async fn push(cluster: &Cluster) -> Value {
     let (client, folder) = (&cluster.client, cluster.folder.path());
-    let run = CreateRun { name: "images".into(), description: None, metadata: serde_json::Map::new() };
+    let run = CreateRun { name: "images".into(), project: None, description: None, metadata: serde_json::Map::new() };
     client.create_run(&run).await.unwrap();
     let path = folder.join("file.safetensors");
     for candidate in 0..CANDIDATES {

@@ -54,7 +54,7 @@ fn dataset(path: &Path) {
 
 async fn job(cluster: &Cluster) -> Job {
     let (client, folder) = (&cluster.client, cluster.folder.path());
-    let run = CreateRun { name: "line".into(), description: None, metadata: serde_json::Map::new() };
+    let run = CreateRun { name: "line".into(), project: None, description: None, metadata: serde_json::Map::new() };
     client.create_run(&run).await.unwrap();
     for (step, offset) in OFFSETS.into_iter().enumerate() {
         let path = folder.join(format!("{step}.safetensors"));

@@ -99,7 +99,7 @@ enum Victim {
 async fn killed_in_the_third_part(pool: PgPool, victim: Victim) {
     let cluster = Cluster::new(&pool);
     let server = cluster.serve().await;
-    let run = CreateRun { name: "large".into(), description: None, metadata: serde_json::Map::new() };
+    let run = CreateRun { name: "large".into(), project: None, description: None, metadata: serde_json::Map::new() };
     cluster.client.create_run(&run).await.unwrap();
     let file = large_file(cluster.folder.path());
     let narrow = Link::open(&cluster, BUDGET).await;

@@ -250,7 +250,7 @@ async fn a_cancelled_job_whose_worker_died_ends_all_the_same(pool: PgPool) {
     scene.cancel(&job).await;
     scene.let_leases_lapse();
     assert_eq!(scene.try_claim().await.status, 204, "nobody takes it over");
-    assert_eq!(sweeper::sweep(&scene.app.state).await.unwrap().cancelled, 1);
+    assert_eq!(sweeper::sweep(&scene.app.state).await.unwrap().cancelled, [barycenter::domain::ids::JobId(job.job_id)]);
     let job = scene.job(&job).await;
     assert_eq!((job.state, job.attempts[0].state), (JobState::Cancelled, AttemptState::Expired));
 }
@@ -329,4 +329,32 @@ async fn a_job_reads_as_agreed(pool: PgPool) {
         ".artifact_id" => "[id]",
         ".spec.candidate_set_id" => "[id]",
     });
+}
+
+#[sqlx::test]
+async fn whoever_polls_with_a_tag_hears_of_every_change(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let job = scene.submit().await;
+    let path = format!("/v1/jobs/{}", job.job_id);
+    let poll = async |tag: &str| {
+        let answer =
+            scene.app.send(Request::get(&path).header("if-none-match", tag).body(Body::empty()).unwrap()).await;
+        (answer.status.as_u16(), answer.header("etag").to_owned())
+    };
+    let (status, queued) = poll("\"none\"").await;
+    assert_eq!(status, 200);
+    assert_eq!(poll(&queued).await, (304, queued.clone()));
+    let lease = scene.claim().await;
+    let (status, running) = poll(&queued).await;
+    assert_eq!(status, 200, "it runs");
+    assert_eq!(poll(&running).await.0, 304);
+    let progress = serde_json::from_value(json!({"phase": "fit", "done": 1, "total": 2})).unwrap();
+    let heartbeat = barycenter_api::Heartbeat { progress, ..Default::default() };
+    scene.heartbeat(&lease, heartbeat).await.json::<Value>(200);
+    let (status, fitting) = poll(&running).await;
+    assert_eq!(status, 200, "it makes progress");
+    scene.cancel(&job).await;
+    assert_eq!(poll(&fitting).await.0, 200, "a cancel was requested");
+    scene.fail(&lease, "cancelled", false).await.json::<Job>(200);
+    assert_eq!(poll(&fitting).await.0, 200, "it has ended");
 }

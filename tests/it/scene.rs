@@ -7,7 +7,7 @@ use axum::{
     http::{Method, Request},
 };
 use barycenter::db::notify::JobChanges;
-use barycenter_api::{CandidateSet, Floats, Heartbeat, HeartbeatReply, Job, Lease, Snapshot, StoredArtifact};
+use barycenter_api::{CandidateSet, Floats, Heartbeat, HeartbeatReply, Job, Lease, Snapshot, StoredArtifact, Worker};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -20,6 +20,8 @@ pub const STEPS: [i64; 3] = [10, 20, 30];
 pub struct Scene {
     pub app: TestApp,
     pub set: CandidateSet,
+    /// The worker that claims unless another is named.
+    pub worker: Worker,
 }
 
 /// A safetensors file of these tensors: name, dtype, shape, bytes.
@@ -66,7 +68,8 @@ impl Scene {
         app.put("/v1/datasets/validation", dataset()).await.json::<Value>(201);
         let rule = json!({"rule": {"kind": "last", "count": 3}});
         let set = app.post("/v1/runs/demo/candidate_sets", rule).await.json(201);
-        Self { app, set }
+        let worker = app.post("/v1/workers", worker("node-1")).await.json(200);
+        Self { app, set, worker }
     }
 
     /// The smallest spec that is sound.
@@ -93,7 +96,26 @@ impl Scene {
 
     /// A claim that does not wait.
     pub async fn try_claim(&self) -> TestResponse {
-        self.app.post("/v1/leases", claim(0)).await
+        self.try_claim_for(&self.worker).await
+    }
+
+    /// A claim of another worker that does not wait.
+    pub async fn try_claim_for(&self, worker: &Worker) -> TestResponse {
+        self.app.post("/v1/leases", claim(worker, 0)).await
+    }
+
+    /// Registers a worker that is like the first but for what `change` says.
+    pub async fn register(&self, name: &str, change: Value) -> Worker {
+        let mut body = worker(name);
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        self.app.post("/v1/workers", body).await.json(200)
+    }
+
+    /// Submits the smallest spec with this scheduling.
+    pub async fn submit_with(&self, scheduling: Value) -> Job {
+        let mut spec = self.spec();
+        spec["scheduling"] = scheduling;
+        self.app.post("/v1/jobs", spec).await.json(202)
     }
 
     pub async fn claim(&self) -> Lease {
@@ -134,15 +156,26 @@ impl Scene {
         self.app.clock.advance(terms.duration.to_std().unwrap() + Duration::from_millis(1));
     }
 
+    /// Moves the clock past the pause after any failure.
+    pub fn let_pauses_end(&self) {
+        let terms = self.app.state.config.leases.terms();
+        self.app.clock.advance(terms.longest_pause.to_std().unwrap());
+    }
+
     /// Passes notifications on as `serve` does, until the runtime of the test ends.
     pub fn listen(&self) {
+        tokio::spawn(barycenter::app::events::run(self.app.state.clone(), tokio_util::sync::CancellationToken::new()));
         let changes: JobChanges = self.app.state.jobs_changed.clone();
         tokio::spawn(changes.listen(self.app.state.pool.clone(), tokio_util::sync::CancellationToken::new()));
     }
 }
 
-pub fn claim(wait_seconds: u32) -> Value {
-    json!({"worker": {"name": "node-1", "version": "0.1.0", "device": "cpu"}, "wait_seconds": wait_seconds})
+pub fn claim(worker: &Worker, wait_seconds: u32) -> Value {
+    json!({"worker_id": worker.worker_id, "wait_seconds": wait_seconds})
+}
+
+fn worker(name: &str) -> Value {
+    json!({"name": name, "version": "0.1.0", "device": {"kind": "cpu", "name": "cpu"}})
 }
 
 /// Coefficients of three candidates in two blocks; both columns sum to 1.

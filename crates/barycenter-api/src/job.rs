@@ -53,6 +53,15 @@ pub struct Job {
     pub run_id: Uuid,
     /// State.
     pub state: JobState,
+    /// Project of its run.
+    pub project: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// It fails with `deadline_exceeded` where it has not ended by then.
+    pub deadline_at: Option<DateTime<Utc>>,
+    /// Its place and why it waits, while it is queued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
     /// Someone asked for it to end; the worker hears it at its next heartbeat.
     pub cancel_requested: bool,
     /// What it was asked to do, every default filled in.
@@ -75,6 +84,51 @@ pub struct Job {
     pub started_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// How a queued job waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Waiting {
+    /// 1 for the job that is next.
+    pub position: u64,
+    /// Why it waits.
+    pub reason: WaitReason,
+    /// The reason in words.
+    pub detail: String,
+    /// Until when, where that is known.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// Why a queued job waits: the first thing that must change before it can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitReason {
+    /// It failed before and is not tried again until `until`.
+    BackOff,
+    /// No worker is alive.
+    NoWorker,
+    /// No worker that is alive has the device that it asks for.
+    NoWorkerWithDevice,
+    /// None with the device has the memory that it is estimated to take.
+    NoWorkerWithMemory,
+    /// None with device and memory computes its network.
+    NoWorkerWithNetwork,
+    /// Every worker that could take it is paused or draining.
+    WorkersPaused,
+    /// Its project runs as many jobs as it may.
+    ProjectAtCap,
+    /// Every worker that could take it is at work.
+    WorkersBusy,
+    /// A worker is free and takes it, or one of those before it, at its next claim.
+    Starting,
+}
+
+/// Changes to a queued job.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EditJob {
+    /// Higher goes first, -1000 to 1000. The job goes to the end of its project's jobs of the new priority.
+    pub priority: i32,
 }
 
 /// A job in a list.
@@ -201,14 +255,14 @@ pub enum AttemptState {
     Failed,
     /// Stopped because the job was cancelled.
     Cancelled,
-    /// Stopped sending heartbeats; another attempt took over.
+    /// Stopped sending heartbeats; its error has code `worker_lost`.
     Expired,
 }
 
 /// Why a job or an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JobFailure {
-    /// Stable code: `invalid_input`, `corrupt_file`, `compute`, `io`, `too_many_attempts`.
+    /// Stable code; `docs/jobs.md` lists them.
     pub code: String,
     /// What happened, naming candidate, tensor or file.
     pub message: String,

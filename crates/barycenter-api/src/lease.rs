@@ -8,29 +8,17 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{Bytes64, Floats, JobSpec, MergePlan, Normalisation, Progress, Report};
+use crate::{Bytes64, Floats, JobSpec, MergePlan, NewLogLine, Normalisation, Progress, Report};
 
 /// Asks for a job.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
-    /// Who asks.
-    pub worker: WorkerInfo,
+    /// Who asks, by the id that its registration was answered with.
+    pub worker_id: Uuid,
     /// Wait so many seconds for a job (at most 25) before answering 204.
     #[serde(default)]
     pub wait_seconds: u32,
-}
-
-/// A worker, in its own words.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct WorkerInfo {
-    /// Name, for people: the host's name unless told.
-    pub name: String,
-    /// Version of the program.
-    pub version: String,
-    /// `cpu` or the device's name.
-    pub device: String,
 }
 
 /// A job to run, and everything needed for it.
@@ -60,6 +48,9 @@ pub struct Lease {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub start_coefficients: Option<Floats>,
+    /// What its projection is called among the `projections` of workers; absent where the method needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projection_key: Option<String>,
     /// The last fit state that an earlier attempt saved.
     #[schema(value_type = Option<String>)]
     pub fit_state: Option<Bytes64>,
@@ -110,6 +101,9 @@ pub struct Heartbeat {
     /// Snapshots since the last heartbeat that was answered.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
+    /// Log lines since the last heartbeat that was answered, at most 1000.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<NewLogLine>,
 }
 
 /// One snapshot of a fit.
@@ -184,10 +178,11 @@ pub struct Finish {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Fail {
-    /// Stable code; `cancelled` after a `stop`.
+    /// Stable code; `cancelled` after a `stop`, `worker_stopped` where the worker is shut down and hands the job back.
     pub code: String,
     /// What happened, naming candidate, tensor or file.
     pub message: String,
-    /// Whether another attempt may fare better.
+    /// Whether another attempt may fare better. `invalid_input`, `corrupt_file`, `missing_tensor`, `not_finite` and `unsupported`
+    /// are final whatever it says.
     pub retry: bool,
 }

@@ -13,18 +13,21 @@ mod checkpoint_file;
 pub mod client;
 mod dataset;
 mod deletion;
+mod event;
 mod history;
 mod job;
 mod lease;
 mod merge;
 mod page;
 mod problem;
+mod project;
 mod report;
 mod run;
 mod spec;
 #[cfg(feature = "client")]
 pub mod tree;
 mod upload;
+mod worker;
 
 pub use alias::{Alias, SetAlias};
 pub use artifact::{
@@ -44,29 +47,35 @@ pub use checkpoint_file::{
 };
 pub use dataset::{Dataset, DatasetKind, Normalisation, PushDataset};
 pub use deletion::{Deleted, DoomedCheckpoint, KeepBest, Retention, RetentionPreview};
+pub use event::{Event, EventKind, EventsQuery, JobLog, LogLevel, LogLine, LogQuery, NewLogLine};
 pub use history::{CandidateRef, CoefficientTable, History, HistoryQuery, HistorySnapshot, TableFormat, TableQuery};
 pub use job::{
-    Attempt, AttemptState, Job, JobFailure, JobQuery, JobState, JobSummary, ListJobs, MemoryEstimate, Phase, Progress,
-    SubmitQuery, ValidatedJob,
+    Attempt, AttemptState, EditJob, Job, JobFailure, JobQuery, JobState, JobSummary, ListJobs, MemoryEstimate, Phase,
+    Progress, SubmitQuery, ValidatedJob, WaitReason, Waiting,
 };
 pub use lease::{
     Claim, Directive, Fail, Finish, Heartbeat, HeartbeatReply, Lease, LeasedCandidate, LeasedDataset, Snapshot,
-    StoredArtifact, WorkerInfo,
+    StoredArtifact,
 };
 pub use merge::{MergePlan, MergeRules, MergedTensor};
 pub use page::{ListQuery, Page};
 pub use problem::{FieldError, Problem};
+pub use project::{Project, SetProject};
 pub use report::{
     BatchNormStatistics, Evaluated, Evaluation, FitReport, Geometry, LoraReport, NearDuplicate, NotAveraged, PhaseTime,
     Report,
 };
 pub use run::{CreateRun, EditRun, ListRuns, Run};
 pub use spec::{
-    Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, FloatDtype,
-    Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,
-    OptimiserSpec, OutputSpec, PoolingSpec, ScheduleSpec, Sharding, Start, TensorPolicy, TensorRule, TwaSpec,
+    Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, DeviceKind,
+    FloatDtype, Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,
+    OptimiserSpec, OutputSpec, PoolingSpec, ScheduleSpec, SchedulingSpec, Sharding, Start, TensorPolicy, TensorRule,
+    TwaSpec,
 };
 pub use upload::{
     CreateUpload, ListUploads, PartUrl, PartUrls, PutPart, RegisterCheckpoint, SignParts, Upload, UploadPart,
     UploadState, UploadTarget,
+};
+pub use worker::{
+    EditWorker, RegisterWorker, Worker, WorkerDevice, WorkerHeartbeat, WorkerHeartbeatReply, WorkerState,
 };

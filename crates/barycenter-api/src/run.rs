@@ -11,6 +11,9 @@ use uuid::Uuid;
 pub struct CreateRun {
     /// Unique name: letters, digits, `.`, `_`, `-`, at most 100, not shaped like an id.
     pub name: String,
+    /// The project that it belongs to, made where it is new; `default` unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -47,6 +50,9 @@ pub struct Run {
     pub run_id: Uuid,
     /// Unique name; every path takes it in place of the id.
     pub name: String,
+    /// The project that it belongs to.
+    #[serde(default)]
+    pub project: String,
     /// Free text.
     pub description: Option<String>,
     /// What the user keeps beside the run.

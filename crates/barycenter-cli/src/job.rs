@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use barycenter_api::{
-    Job, JobState, ListJobs,
+    EditJob, Job, JobState, ListJobs, LogQuery,
     client::{Client, LONGEST_WAIT_SECONDS},
 };
 use clap::{Subcommand, ValueEnum};
@@ -14,7 +14,7 @@ use crate::{
     exit::Outcome,
     output::{self, Format, Output},
     progress::Bar,
-    shown::bytes,
+    shown::{self, bytes},
     spec::SpecArguments,
     tables,
 };
@@ -55,10 +55,29 @@ pub enum JobCommand {
         /// Its id.
         job: Uuid,
     },
+    /// Print what the workers of a job said.
+    Logs {
+        /// Its id.
+        job: Uuid,
+        /// Go on until the job ends.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only so many of the newest lines.
+        #[arg(long)]
+        tail: Option<u32>,
+    },
     /// Ask for a job to end.
     Cancel {
         /// Its id.
         job: Uuid,
+    },
+    /// Change a queued job's priority.
+    Edit {
+        /// Its id.
+        job: Uuid,
+        /// Higher goes first, -1000 to 1000.
+        #[arg(long, allow_negative_numbers = true)]
+        priority: i32,
     },
     /// Delete a job that has ended and whose artifact, if it made one, is deleted.
     Delete {
@@ -121,10 +140,12 @@ pub async fn run(client: &Client, output: &Output, command: JobCommand) -> anyho
         }
         JobCommand::Show { job } => show(output, &client.find_job(job, None).await?)?,
         JobCommand::Watch { job } => return watch(client, output, job).await,
+        JobCommand::Logs { job, follow, tail } => logs(client, output, job, follow, tail).await?,
         JobCommand::Cancel { job } => {
             let job = client.cancel_job(job).await?;
             output.show(&job)?;
         }
+        JobCommand::Edit { job, priority } => output.show(&client.edit_job(job, &EditJob { priority }).await?)?,
         JobCommand::Delete { job } => {
             deletion::tell(output, &format!("the job {job}"), &client.delete_job(job).await?)?;
         }
@@ -185,13 +206,38 @@ async fn watch(client: &Client, output: &Output, job_id: Uuid) -> anyhow::Result
     };
     let mut job = client.find_job(job_id, None).await?;
     while !job.state.is_terminal() {
-        bar.show_job(&job.state.to_string(), job.progress.as_ref());
+        bar.show_job(&standing(&job), job.progress.as_ref());
         job = client.find_job(job_id, Some(wait)).await?;
     }
     bar.finish();
     output.say(&format!("{} after {:.1} s", job.state, started.elapsed().as_secs_f64()));
     show(output, &job)?;
     Ok(outcome(job.state))
+}
+
+/// Log lines, page by page; where they are followed, by long polls until the job ends.
+async fn logs(client: &Client, output: &Output, job: Uuid, follow: bool, tail: Option<u32>) -> anyhow::Result<()> {
+    let mut query = LogQuery { tail, ..LogQuery::default() };
+    loop {
+        let log = client.job_log(job, &query).await?;
+        for line in &log.lines {
+            output.line(line, || shown::log_line(line))?;
+        }
+        let exhausted = log.lines.is_empty() || (tail.is_some() && query.after.is_none());
+        if log.complete || (exhausted && !follow) {
+            return Ok(());
+        }
+        let wait = follow.then_some(LONGEST_WAIT_SECONDS);
+        query = LogQuery { after: log.next, wait, ..LogQuery::default() };
+    }
+}
+
+/// The state, and for a queued job its place and why it waits.
+fn standing(job: &Job) -> String {
+    match &job.waiting {
+        Some(waiting) => format!("{}, {}", job.state, shown::waiting(waiting)),
+        None => job.state.to_string(),
+    }
 }
 
 /// How the command ends where the job ended so.

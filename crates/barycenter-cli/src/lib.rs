@@ -13,6 +13,7 @@ mod exit;
 mod job;
 mod output;
 mod progress;
+mod project;
 mod push;
 mod retention;
 mod run;
@@ -24,6 +25,7 @@ mod spec;
 mod tables;
 mod tensor_rule;
 mod watch;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,7 @@ use clap::Subcommand;
 pub use average::AverageArguments;
 pub use connection::Global;
 pub use exit::EXIT_CODES;
+pub use worker::WorkerCommand;
 
 use crate::exit::Outcome;
 
@@ -53,6 +56,9 @@ pub enum Command {
     /// Averaging jobs.
     #[command(after_help = EXIT_CODES)]
     Job(On<job::JobCommand>),
+    /// Projects, which share the workers.
+    #[command(after_help = EXIT_CODES)]
+    Project(On<project::ProjectCommand>),
     /// Averaged models.
     #[command(after_help = EXIT_CODES)]
     Artifact(On<artifact::ArtifactCommand>),
@@ -82,6 +88,11 @@ pub async fn run(command: Command) -> ExitCode {
     exit::code(dispatch(command).await)
 }
 
+/// Runs a command on workers and tells its errors on standard error.
+pub async fn run_worker_command(command: WorkerCommand) -> ExitCode {
+    exit::code(worker::run(command).await)
+}
+
 async fn dispatch(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Run(on) => run::run(&on.global.connect()?, &on.global.output(), on.command).await,
@@ -89,6 +100,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Dataset(on) => dataset::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Set(on) => set::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Job(on) => job::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Project(on) => project::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Artifact(on) => artifact::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Watch(arguments) => watch::run(arguments).await,
         Command::Average(arguments) => average::run(arguments).await,

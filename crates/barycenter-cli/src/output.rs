@@ -69,6 +69,14 @@ impl Output {
         }
     }
 
+    /// Writes a line of a text that may have no end: JSON of its own where the output is JSON.
+    pub fn line(&self, thing: &impl Serialize, told: impl FnOnce() -> String) -> anyhow::Result<()> {
+        match self.format {
+            Format::Json => write(&serde_json::to_string(thing)?),
+            Format::Table | Format::Id => write(&told()),
+        }
+    }
+
     /// Writes a table without identifiers.
     pub fn table(&self, columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
         write(&list(columns, rows, self.terminal))

@@ -22,6 +22,9 @@ pub enum RunCommand {
     Create {
         /// Unique name: letters, digits, `.`, `_`, `-`.
         name: String,
+        /// Project that shares the workers with others; made where it is new.
+        #[arg(long)]
+        project: Option<String>,
         /// Free text.
         #[arg(long)]
         description: Option<String>,
@@ -159,8 +162,8 @@ fn object(text: &str) -> Result<Map<String, Value>, String> {
 
 pub async fn run(client: &Client, output: &Output, command: RunCommand) -> anyhow::Result<Outcome> {
     match command {
-        RunCommand::Create { name, description, metadata } => {
-            let body = CreateRun { name, description, metadata: metadata.unwrap_or_default() };
+        RunCommand::Create { name, project, description, metadata } => {
+            let body = CreateRun { name, project, description, metadata: metadata.unwrap_or_default() };
             output.show(&client.create_run(&body).await?)?;
         }
         RunCommand::List { limit, deleted } => {

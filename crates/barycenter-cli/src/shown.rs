@@ -1,7 +1,8 @@
 //! How the API's things look to a person.
 
 use barycenter_api::{
-    Alias, Among, Artifact, CandidateSet, CandidateSetRule, Checkpoint, Dataset, Direction, Job, JobSummary, Run,
+    Alias, Among, Artifact, CandidateSet, CandidateSetRule, Checkpoint, Dataset, Direction, Job, JobSummary, LogLine,
+    Project, Run, Waiting, Worker,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -34,6 +35,7 @@ impl Shown for Run {
     fn details(&self) -> Vec<(&'static str, String)> {
         let mut pairs: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
         pairs.extend(self.description.clone().map(|text| ("description", text)));
+        pairs.push(("project", self.project.clone()));
         pairs.push(("revision", self.revision.to_string()));
         pairs.extend(self.metadata.iter().map(|(key, value)| ("metadata", format!("{key}: {value}"))));
         pairs
@@ -160,6 +162,10 @@ impl Shown for Job {
         pairs.retain(|(_, value)| !value.is_empty());
         pairs.push(("candidate set", self.spec.candidate_set_id.to_string()));
         pairs.push(("memory", bytes(self.estimate.total_bytes)));
+        pairs.extend(self.waiting.as_ref().map(|waiting_for| ("waiting", waiting(waiting_for))));
+        pairs.push(("project", self.project.clone()));
+        pairs.extend((self.priority != 0).then(|| ("priority", self.priority.to_string())));
+        pairs.extend(self.deadline_at.map(|at| ("deadline", time(at))));
         if self.cancel_requested && !self.state.is_terminal() {
             pairs.push(("cancel", "requested".into()));
         }
@@ -171,6 +177,55 @@ impl Shown for Job {
         }
         pairs.extend(self.error.as_ref().map(|error| ("error", format!("{}: {}", error.code, error.message))));
         pairs
+    }
+}
+
+impl Shown for Worker {
+    const COLUMNS: &'static [&'static str] =
+        &["name", "state", "alive", "job", "device", "memory", "version", "seen", "id"];
+
+    fn id(&self) -> String {
+        self.worker_id.to_string()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.state.to_string(),
+            if self.alive { "alive" } else { "gone" }.to_owned(),
+            self.job_id.map(|id| id.to_string()).unwrap_or_default(),
+            self.device.name.clone(),
+            self.memory_bytes.map(bytes).unwrap_or_default(),
+            self.version.clone(),
+            time(self.seen_at),
+            self.id(),
+        ]
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let mut pairs: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        pairs.push(("registered", time(self.registered_at)));
+        pairs.push(("networks", if self.networks.is_empty() { "all".to_owned() } else { self.networks.join(" ") }));
+        pairs.push(("projections", self.projections.len().to_string()));
+        pairs
+    }
+}
+
+impl Shown for Project {
+    const COLUMNS: &'static [&'static str] = &["project", "running", "of at most", "queued", "created"];
+
+    fn id(&self) -> String {
+        self.project.clone()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.project.clone(),
+            self.running_jobs.to_string(),
+            self.max_running_jobs.map(|most| most.to_string()).unwrap_or_default(),
+            self.queued_jobs.to_string(),
+            time(self.created_at),
+        ]
     }
 }
 
@@ -226,6 +281,17 @@ fn filtered(rule: String, among: &Among) -> String {
     let exclude = (!among.exclude.is_empty()).then(|| format!("without {}", among.exclude.join(" ")));
     let filters: Vec<_> = steps.into_iter().chain(every).chain(tags).chain(conditions).chain(exclude).collect();
     if filters.is_empty() { rule } else { format!("{rule} of {}", filters.join(", ")) }
+}
+
+/// `number 3 in the queue: every worker that could take it is at work`
+pub fn waiting(waiting: &Waiting) -> String {
+    let until = waiting.until.map(|at| format!(" (until {})", time(at))).unwrap_or_default();
+    format!("number {} in the queue: {}{until}", waiting.position, waiting.detail)
+}
+
+/// `2026-01-02 03:04:05Z 1 info  fit began`
+pub fn log_line(line: &LogLine) -> String {
+    format!("{} {} {:5} {}", time(line.logged_at), line.attempt, line.level.as_str(), line.message)
 }
 
 /// A time to the second.

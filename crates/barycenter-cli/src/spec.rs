@@ -118,6 +118,12 @@ pub struct SpecArguments {
     /// Seed of split, shuffling and augmentation.
     #[arg(long)]
     seed: Option<u64>,
+    /// Higher goes first, -1000 to 1000.
+    #[arg(long, allow_negative_numbers = true)]
+    priority: Option<i32>,
+    /// Seconds from now within which the job must end.
+    #[arg(long, value_name = "SECONDS")]
+    deadline: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -243,6 +249,8 @@ impl SpecArguments {
             ("output.dtype", json!(self.dtype.as_ref().map(|dtype| dtype.to_ascii_uppercase()))),
             ("output.shard_size_bytes", json!(self.shard_size)),
             ("seed", json!(self.seed)),
+            ("scheduling.priority", json!(self.priority)),
+            ("scheduling.deadline_seconds", json!(self.deadline)),
         ];
         fields.into_iter().filter(|(_, value)| !value.is_null()).collect()
     }

@@ -131,7 +131,7 @@ impl Watch<'_> {
             Err(error) if self.arguments.create_run && has_code(&error, "run_not_found") => error,
             found => return Ok(found.map(drop)?),
         };
-        let body = CreateRun { name: name.clone(), description: None, metadata: serde_json::Map::new() };
+        let body = CreateRun { name: name.clone(), description: None, project: None, metadata: serde_json::Map::new() };
         match self.client.create_run(&body).await {
             Err(error) if !has_code(&error, "name_taken") => Err(error).context(absent),
             _ => Ok(()),

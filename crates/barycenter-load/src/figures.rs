@@ -26,6 +26,11 @@ impl Figures {
         self.add(figure, (ours, limit), ours / limit, format!("<= {limit}"), ours <= limit);
     }
 
+    /// A speed that is to be at least `limit`.
+    pub fn at_least(&mut self, figure: &str, ours: f64, limit: f64) {
+        self.add(figure, (ours, limit), ours / limit, format!(">= {limit}"), ours >= limit);
+    }
+
     /// A speed that is to be at least `factor` of another.
     pub fn at_least_of(&mut self, figure: &str, ours: f64, against: f64, factor: f64) {
         self.add(figure, (ours, against), ours / against, format!(">= {factor}x"), ours >= factor * against);

@@ -3,8 +3,13 @@
 //! Rows are {figure, ours, against, ratio, target, holds}, written to `target/load.json` too (`target/load-s3.json` with `--store s3`). Our side is the release binary as a
 //! process of its own over HTTP.
 
+mod connection;
 mod figures;
+mod jobs;
+mod listeners;
 mod pages;
+mod polling;
+mod queue;
 mod scene;
 mod service;
 mod store;
@@ -15,6 +20,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Parser;
 use figures::Figures;
+use jobs::Jobs;
 use service::Service;
 use store::Store;
 
@@ -42,6 +48,12 @@ struct Arguments {
     /// Checkpoints in the database while pages are measured.
     #[arg(long, default_value_t = 1_000_000)]
     checkpoints: u32,
+    /// Jobs in the queue while claims are measured.
+    #[arg(long, default_value_t = 10_000)]
+    jobs: u32,
+    /// Connections that poll, or listen, at a time.
+    #[arg(long, default_value_t = 1_000)]
+    connections: u32,
     /// The Python that has `MLflow`; its figures are left out without it.
     #[arg(long)]
     peer: Option<PathBuf>,
@@ -65,6 +77,16 @@ async fn main() -> Result<()> {
     }
     if "pages".starts_with(&arguments.only) && arguments.store == store::Kind::File {
         pages::measure(&service, &arguments.database_url, arguments.checkpoints, &mut figures).await?;
+    }
+    let jobs = Jobs { service: &service, database_url: &arguments.database_url, folder: &folder };
+    if "queue".starts_with(&arguments.only) {
+        queue::measure(&jobs, arguments.jobs, &mut figures).await?;
+    }
+    if "polling".starts_with(&arguments.only) {
+        polling::measure(&jobs, arguments.connections, arguments.peer.as_deref(), &mut figures).await?;
+    }
+    if "listeners".starts_with(&arguments.only) {
+        listeners::measure(&jobs, arguments.connections, &mut figures).await?;
     }
     figures.print();
     let table = if arguments.store == store::Kind::File { "target/load.json" } else { "target/load-s3.json" };

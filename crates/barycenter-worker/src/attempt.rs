@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use barycenter_api::{
-    Directive, Fail, Finish, Floats, Lease, Phase,
+    Directive, Fail, Finish, Floats, Lease, LogLevel, Phase,
     client::{ByteCounter, Client, ClientError},
 };
 use barycenter_core::Error;
@@ -59,6 +59,9 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn run(&self, shutdown: &CancellationToken) {
         info!(candidates = self.lease.candidates.len(), "job started");
+        let told =
+            format!("attempt {} of a job of {} candidates began", self.lease.attempt, self.lease.candidates.len());
+        self.journal.say(LogLevel::Info, told);
         let worked = tokio::select! {
             worked = self.work() => worked,
             never = self.keep_alive(shutdown) => match never {},
@@ -68,11 +71,14 @@ impl Attempt<'_> {
             (Err(_), Some(Ending::Lost)) => warn!("the lease was lost; nothing was published"),
             (Err(_), Some(Ending::Cancelled)) => self.fail("cancelled", "cancelled on request", false).await,
             (Err(_), Some(Ending::ShuttingDown)) => {
+                self.journal.say(LogLevel::Warn, "the worker is shut down and hands the job back");
                 self.beat().await;
                 self.fail("worker_stopped", "the worker was shut down", true).await;
             }
             (Err(failure), None) => {
                 error!(code = failure.code, message = failure.message, "job failed");
+                self.journal.say(LogLevel::Error, format!("{}: {}", failure.code, failure.message));
+                self.beat().await;
                 self.fail(failure.code, &failure.message, failure.retry).await;
             }
         }
@@ -81,7 +87,7 @@ impl Attempt<'_> {
     async fn work(&self) -> Result<(), Failure> {
         let inputs = self.fetch().await?;
         let artifact = NamedTempFile::new_in(self.cache.scratch()).map_err(|e| Failure {
-            code: "io",
+            code: code_of_io(&e),
             message: format!("{}: {e}", self.cache.scratch().display()),
             retry: true,
         })?;
@@ -144,8 +150,9 @@ impl Attempt<'_> {
                 format!("the server received {}, not {}", stored.digest_blake3, product.written.digest_blake3);
             return Err(Failure { code: "io", message, retry: true });
         }
-        // The last snapshots are stored before the job is seen to end.
-        while self.journal.has_snapshots() {
+        // The last snapshots and lines are stored before the job is seen to end.
+        self.journal.say(LogLevel::Info, format!("uploaded {} bytes", stored.size_bytes));
+        while self.journal.has_news() {
             self.beat().await;
             if self.journal.ending().is_some() {
                 return Err(Failure::from(Error::Stopped));
@@ -216,7 +223,7 @@ impl From<Error> for Failure {
             Error::Corrupt(_) => ("corrupt_file", false),
             Error::Stopped => ("stopped", true),
             Error::Compute(_) => ("compute", true),
-            Error::Io { .. } => ("io", true),
+            Error::Io { source, .. } => (code_of_io(source), true),
         };
         Self { code, message: error.to_string(), retry }
     }
@@ -224,6 +231,21 @@ impl From<Error> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self { code: "io", message: error.to_string(), retry: true }
+        let code = match &error {
+            ClientError::Io { source, .. } => code_of_io(source),
+            ClientError::Transport { .. } | ClientError::Stalled { .. } => "server_unreachable",
+            // The server is there and what stands behind it is not.
+            other if other.status().is_some_and(|status| status == 503) => "store_unreachable",
+            _ => "io",
+        };
+        Self { code, message: error.to_string(), retry: true }
+    }
+}
+
+/// What failed on this machine: a full disk passes once the cache has been trimmed or somebody made room.
+fn code_of_io(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => "disk_full",
+        _ => "io",
     }
 }

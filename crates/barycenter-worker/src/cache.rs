@@ -9,13 +9,14 @@ use std::{
 
 use anyhow::Context as _;
 use barycenter_api::client::{ByteCounter, Client, ClientError, Expected};
-use tracing::info;
+use tracing::{info, warn};
 
 /// A folder of fetched files, projections and scratch space.
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     files: PathBuf,
     projections: PathBuf,
+    names: PathBuf,
     scratch: PathBuf,
     limit_bytes: u64,
 }
@@ -31,6 +32,7 @@ impl Cache {
         Ok(Self {
             files: folder("files")?,
             projections: folder("projections")?,
+            names: folder("projection_names")?,
             scratch: folder("scratch")?,
             limit_bytes,
         })
@@ -59,6 +61,31 @@ impl Cache {
         let path = self.projections.join(key);
         touch(&path);
         path
+    }
+
+    /// Notes that the projection of this key is what the server calls `name`.
+    pub fn name_projection(&self, name: &str, key: &str) {
+        // A name that is not there costs the server's preference for this worker and no more.
+        if is_name(name)
+            && let Err(error) = fs::write(self.names.join(name), key)
+        {
+            warn!(%error, "a projection could not be noted by its name");
+        }
+    }
+
+    /// The server's names of the projections that are here. Forgets those of projections that were evicted.
+    pub fn held_projections(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.names) else { return Vec::new() };
+        let mut held = Vec::new();
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let is_here = fs::read_to_string(&path).is_ok_and(|key| self.projections.join(key).exists());
+            match path.file_name().and_then(|name| name.to_str()) {
+                Some(name) if is_here => held.push(name.to_owned()),
+                _ => _ = fs::remove_file(&path),
+            }
+        }
+        held.sort();
+        held
     }
 
     /// Folder for files that one attempt makes; on the same disk as the cache.
@@ -92,6 +119,11 @@ impl Cache {
     }
 }
 
+/// Whether a name from the server may be the name of a file.
+fn is_name(name: &str) -> bool {
+    (1..=128).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// Marks a file as used now; one that is not there, or cannot be marked, is merely evicted sooner.
 fn touch(path: &Path) {
     if let Ok(file) = File::options().append(true).open(path) {
@@ -104,6 +136,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_projection_is_told_by_its_name_until_it_is_evicted() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), 250).unwrap();
+        fs::write(cache.projections.join("key"), [0; 10]).unwrap();
+        cache.name_projection("abc123", "key");
+        cache.name_projection("def456", "another");
+        cache.name_projection("../abc", "key");
+        assert_eq!(cache.held_projections(), ["abc123"]);
+        fs::remove_file(cache.projections.join("key")).unwrap();
+        assert!(cache.held_projections().is_empty());
+        assert_eq!(fs::read_dir(&cache.names).unwrap().count(), 0);
+    }
 
     #[test]
     fn the_least_recently_used_file_goes_first_and_files_in_use_stay() {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use barycenter_api::{Lease, LeasedDataset, Phase};
+use barycenter_api::{Lease, LeasedDataset, LogLevel, Phase};
 use barycenter_core::{
     Error, Result,
     average::{AverageData, Averaging, Outcome, Part, State},
@@ -90,10 +90,11 @@ pub(crate) fn run(
     let averaging = Averaging::new(network, &candidates, &names, data, options, &mut reporter)?;
     journal.name_blocks(averaging.blocks().names());
 
-    let (projection, projection_cached) = cached_projection(&models.digests, cache, &averaging, journal)?;
+    let (projection, projection_cached) = cached_projection(lease, &models.digests, cache, &averaging, journal)?;
     let state = lease.fit_state.as_ref().map(|bytes| State::from_bytes(&bytes.0)).transpose()?;
     if let Some(state) = &state {
         info!(job.id = %lease.job_id, step = state.fit.step, "resuming the fit");
+        journal.say(LogLevel::Info, format!("the fit goes on after step {}", state.fit.step));
     }
     let outcome = averaging.run(projection.as_ref(), state, &mut reporter)?;
 
@@ -145,6 +146,7 @@ fn models(lease: &Lease, inputs: &Inputs, stored: &[PathBuf], cache: &Cache) -> 
 
 /// The projection from the cache, or built and put there; none where the method needs none. A damaged one is built anew.
 fn cached_projection(
+    lease: &Lease,
     digests: &[String],
     cache: &Cache,
     averaging: &Averaging<'_>,
@@ -155,15 +157,29 @@ fn cached_projection(
     let path = cache.projection(&key);
     if path.exists() {
         match Projection::load(&path) {
-            Ok(projection) => return Ok((Some(projection), true)),
-            Err(error) => warn!(%error, "a cached projection is damaged and is built anew"),
+            Ok(projection) => {
+                name(lease, cache, &key);
+                journal.say(LogLevel::Info, "the projection was in the cache");
+                return Ok((Some(projection), true));
+            }
+            Err(error) => {
+                warn!(%error, "a cached projection is damaged and is built anew");
+                journal.say(LogLevel::Warn, format!("a cached projection is damaged and is built anew: {error}"));
+            }
         }
     }
     let projection = averaging.build_projection(&mut Reporter(journal))?;
     if let Some(projection) = &projection {
         projection.save(&path)?;
+        name(lease, cache, &key);
     }
     Ok((projection, false))
+}
+
+fn name(lease: &Lease, cache: &Cache, key: &str) {
+    if let Some(name) = &lease.projection_key {
+        cache.name_projection(name, key);
+    }
 }
 
 /// The datasets of a lease, opened.

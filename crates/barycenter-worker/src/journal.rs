@@ -1,11 +1,14 @@
 //! What the device thread has to tell, until a heartbeat carries it off.
 
 use std::{
+    collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use barycenter_api::{Bytes64, Directive, Floats, Heartbeat, Phase, PhaseTime, Progress, Snapshot};
+use barycenter_api::{
+    Bytes64, Directive, Floats, Heartbeat, LogLevel, NewLogLine, Phase, PhaseTime, Progress, Snapshot,
+};
 use barycenter_core::{Error, average};
 
 /// Shared by the device thread, which writes, and the heartbeat, which reads.
@@ -23,7 +26,21 @@ struct Entries {
     phase_started: Instant,
     phases: Vec<PhaseTime>,
     ending: Option<Ending>,
+    log: VecDeque<Said>,
+    lines: i64,
 }
+
+/// A line that waits for a heartbeat.
+#[derive(Debug)]
+struct Said {
+    number: i64,
+    at: Instant,
+    level: LogLevel,
+    message: String,
+}
+
+/// Lines that wait at most while the server is away; the oldest go.
+const MOST_LINES: usize = 1000;
 
 /// Why a computation must end early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +65,8 @@ impl Journal {
             phase_started: Instant::now(),
             phases: Vec::new(),
             ending: None,
+            log: VecDeque::new(),
+            lines: 0,
         }))
     }
 
@@ -66,6 +85,11 @@ impl Journal {
         self.entries().ending
     }
 
+    /// Says something about the job to whoever reads its log.
+    pub fn say(&self, level: LogLevel, message: impl Into<String>) {
+        self.entries().say(level, message.into());
+    }
+
     /// Notes the names of the blocks; the next heartbeat carries them.
     pub fn name_blocks(&self, blocks: &[String]) {
         self.entries().blocks = Some(blocks.to_vec());
@@ -80,6 +104,9 @@ impl Journal {
         if entries.progress.as_ref().is_some_and(|progress| progress.phase != phase) {
             entries.close_phase();
         }
+        if entries.progress.as_ref().is_none_or(|progress| progress.phase != phase) {
+            entries.say(LogLevel::Info, format!("{phase} began"));
+        }
         let fit_loss = entries.fit_loss.filter(|_| phase == Phase::Fit);
         entries.progress = Some(Progress { phase, done, total, fit_loss });
         Ok(())
@@ -92,9 +119,10 @@ impl Journal {
         entries.phases.clone()
     }
 
-    /// Whether snapshots wait for a heartbeat.
-    pub fn has_snapshots(&self) -> bool {
-        !self.entries().snapshots.is_empty()
+    /// Whether snapshots or lines wait for a heartbeat.
+    pub fn has_news(&self) -> bool {
+        let entries = self.entries();
+        !entries.snapshots.is_empty() || !entries.log.is_empty()
     }
 
     /// Everything a heartbeat has to say. Snapshots stay until [`Journal::acknowledge`].
@@ -106,6 +134,7 @@ impl Journal {
             fit_state: entries.fit_state.clone().map(Bytes64),
             blocks: entries.blocks.clone(),
             snapshots: entries.snapshots.clone(),
+            log: entries.log.iter().map(Said::line).collect(),
         }
     }
 
@@ -115,6 +144,9 @@ impl Journal {
         // By step, not by count: a heartbeat that overlapped this one may have carried some of them off already.
         if let Some(last) = heartbeat.snapshots.last() {
             entries.snapshots.retain(|snapshot| snapshot.step > last.step);
+        }
+        if let Some(last) = heartbeat.log.last() {
+            entries.log.retain(|said| said.number > last.number);
         }
         let sent = heartbeat.fit_state.as_ref().map(|state| &state.0);
         if entries.fit_state.as_ref() == sent {
@@ -128,7 +160,22 @@ impl Journal {
     }
 }
 
+impl Said {
+    fn line(&self) -> NewLogLine {
+        let age_ms = self.at.elapsed().as_millis() as u64;
+        NewLogLine { number: self.number, age_ms, level: self.level, message: self.message.clone() }
+    }
+}
+
 impl Entries {
+    fn say(&mut self, level: LogLevel, message: String) {
+        self.lines += 1;
+        self.log.push_back(Said { number: self.lines, at: Instant::now(), level, message });
+        if self.log.len() > MOST_LINES {
+            self.log.pop_front();
+        }
+    }
+
     fn close_phase(&mut self) {
         let Some(progress) = &self.progress else { return };
         let phase = progress.phase.to_string();
@@ -136,8 +183,9 @@ impl Entries {
         self.phase_started = Instant::now();
         match self.phases.iter_mut().find(|time| time.phase == phase) {
             Some(time) => time.seconds += seconds,
-            None => self.phases.push(PhaseTime { phase, seconds }),
+            None => self.phases.push(PhaseTime { phase: phase.clone(), seconds }),
         }
+        self.say(LogLevel::Info, format!("{phase} took {seconds:.1} s"));
     }
 }
 
@@ -195,6 +243,21 @@ mod tests {
         let (epoch, learning_rate, coefficients) = (0.0, 0.1, vec![1.0]);
         let snapshot = average::Snapshot { step, epoch, learning_rate, fit_loss, select_loss, coefficients };
         Reporter(journal).snapshot(snapshot);
+    }
+
+    #[test]
+    fn lines_are_numbered_and_stay_until_they_are_acknowledged() {
+        let journal = Journal::new();
+        journal.say(LogLevel::Info, "one");
+        let first = journal.heartbeat();
+        journal.say(LogLevel::Warn, "two");
+        journal.acknowledge(&first, Directive::Continue);
+        let left: Vec<_> = journal.heartbeat().log.iter().map(|line| (line.number, line.message.clone())).collect();
+        assert_eq!(left, [(2, "two".to_owned())]);
+        for _ in 0..MOST_LINES {
+            journal.say(LogLevel::Info, "more");
+        }
+        assert_eq!(journal.heartbeat().log.first().map(|line| line.number), Some(3), "the oldest goes");
     }
 
     #[test]

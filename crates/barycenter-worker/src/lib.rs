@@ -11,17 +11,21 @@ mod convert;
 mod fetch;
 mod journal;
 mod lora;
+mod membership;
 mod report;
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use backon::{ExponentialBuilder, Retryable as _};
-use barycenter_api::{Claim, Lease, WorkerInfo, client::Client};
+use barycenter_api::{
+    Claim, DeviceKind, Lease, RegisterWorker, WorkerDevice,
+    client::{Client, ClientError},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::cache::Cache;
+use crate::{cache::Cache, membership::Membership};
 
 /// Longest that one claim waits at the server.
 const CLAIM_WAIT_SECONDS: u32 = 20;
@@ -41,20 +45,27 @@ pub struct WorkerOptions {
     /// Size above which the least recently used files of the cache go.
     #[arg(long, env = "BARYCENTER_CACHE_BYTES", default_value_t = 50 << 30)]
     pub cache_bytes: u64,
-    /// Name of this worker; the host's name unless told.
+    /// Name of this worker, by which it is known after a restart; the host's name unless told. Workers on one host need a name each.
     #[arg(long, env = "BARYCENTER_WORKER_NAME")]
     pub name: Option<String>,
     /// Threads to compute on; all cores unless told.
     #[arg(long, env = "BARYCENTER_THREADS")]
     pub threads: Option<NonZeroUsize>,
+    /// Memory that a job may take; jobs that are estimated to take more go to other workers. What the machine, or the
+    /// container, has unless told.
+    #[arg(long, env = "BARYCENTER_WORKER_MEMORY_BYTES")]
+    pub memory_bytes: Option<u64>,
 }
 
 impl WorkerOptions {
-    fn info(&self) -> WorkerInfo {
-        WorkerInfo {
+    fn registration(&self) -> RegisterWorker {
+        RegisterWorker {
             name: self.name.clone().unwrap_or_else(host_name),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: "cpu".to_owned(),
+            device: WorkerDevice { kind: DeviceKind::Cpu, name: "cpu".to_owned() },
+            memory_bytes: self.memory_bytes.or_else(membership::memory_of_machine),
+            networks: Vec::new(),
+            projections: Vec::new(),
         }
     }
 }
@@ -64,7 +75,8 @@ fn host_name() -> String {
     if name.trim().is_empty() { "worker".to_owned() } else { name.trim().to_owned() }
 }
 
-/// Takes jobs one after the other until `shutdown`; a job under way then is handed back to the queue with its state.
+/// Takes jobs one after the other until `shutdown` or until it is drained; a job under way at a shutdown is handed back to the
+/// queue with its state.
 ///
 /// # Errors
 /// Where the cache cannot be opened or the thread pool not made. Failing jobs and an absent server are not errors.
@@ -72,31 +84,64 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> anyhow:
     let client = Client::new(&options.server, options.token.as_deref()).context("worker")?;
     let cache = Cache::open(&options.cache_dir, options.cache_bytes)?;
     let pool = compute::thread_pool(options.threads)?;
-    let claim = Claim { worker: options.info(), wait_seconds: CLAIM_WAIT_SECONDS };
-    info!(worker.name = claim.worker.name, server = options.server, "worker started");
+    let membership = Arc::new(Membership::new(client.clone(), cache.clone(), options.registration()));
+    info!(worker.name = membership.name(), server = options.server, "worker started");
+    let telling = tokio::spawn(Arc::clone(&membership).tell(shutdown.child_token()));
     loop {
-        let lease = tokio::select! {
+        let next = tokio::select! {
             () = shutdown.cancelled() => break,
-            lease = next_lease(&client, &claim) => lease,
+            next = next_lease(&client, &membership) => next,
         };
-        if let Some(lease) = lease {
-            attempt::run(&client, &cache, &pool, lease, &shutdown).await;
+        match next {
+            Next::Job(lease) => attempt::run(&client, &cache, &pool, *lease, &shutdown).await,
+            Next::Nothing => {}
+            Next::Drained => break,
         }
     }
+    telling.abort();
     info!("worker stopped");
     Ok(())
 }
 
+/// What a claim brings.
+enum Next {
+    Job(Box<Lease>),
+    Nothing,
+    Drained,
+}
+
 /// One claim, tried again with back-off for as long as the server cannot be reached.
-async fn next_lease(client: &Client, claim: &Claim) -> Option<Lease> {
+async fn next_lease(client: &Client, membership: &Membership) -> Next {
     let backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(200))
         .with_max_delay(Duration::from_secs(10))
         .with_jitter()
         .without_max_times();
-    (|| client.claim(claim))
+    let claim = async || -> Result<Option<Lease>, ClientError> {
+        let worker_id = membership.worker_id().await?;
+        client.claim(&Claim { worker_id, wait_seconds: CLAIM_WAIT_SECONDS }).await
+    };
+    let claimed = claim
         .retry(backoff)
+        // Registered anew at the next try.
+        .when(|error| !is(error, "worker_draining") && !is(error, "worker_not_found"))
         .notify(|error, delay| warn!(%error, retry_in_ms = delay.as_millis() as u64, "claim failed"))
-        .await
-        .unwrap_or_default()
+        .await;
+    match claimed {
+        Ok(Some(lease)) => Next::Job(Box::new(lease)),
+        Ok(None) => Next::Nothing,
+        Err(error) if is(&error, "worker_draining") => {
+            info!("drained: the worker is given no more jobs");
+            Next::Drained
+        }
+        Err(_) => {
+            membership.forget();
+            Next::Nothing
+        }
+    }
+}
+
+/// Whether the server refused with this code.
+fn is(error: &ClientError, code: &str) -> bool {
+    matches!(error, ClientError::Problem { problem, .. } if problem.code == code)
 }

@@ -7,10 +7,12 @@ mod lora;
 mod method;
 mod network;
 mod objective;
+mod scheduling;
 mod tensors;
 
 use barycenter_api::{JobSpec, MemoryEstimate, MethodSpec, Start};
 use barycenter_core::average::Sizes;
+pub(super) use scheduling::check_priority;
 use sqlx::PgConnection;
 
 use super::{AppError, AppResult, error::Fault, estimate, warm_start};
@@ -32,6 +34,8 @@ pub struct Resolved {
     pub estimate: MemoryEstimate,
     /// The run of the candidates.
     pub run_id: RunId,
+    /// What its projection is called in the caches of workers; `None` where the method needs none.
+    pub projection_key: Option<String>,
     /// The datasets by the words that name them.
     pub datasets: Vec<(String, DatasetId)>,
 }
@@ -62,6 +66,7 @@ impl Faults {
 pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Resolved> {
     let mut faults = Faults::default();
     objective::check(spec.objective.as_ref(), &mut faults);
+    scheduling::check(&spec.scheduling, &mut faults);
     let candidates = find_candidates(conn, &spec, &mut faults).await?;
     method::resolve(&mut spec.method, candidates.as_ref().map(|candidates| candidates.members.len()), &mut faults);
     let models = lora::models(conn, &spec, candidates.as_ref(), &mut faults).await?;
@@ -97,7 +102,8 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
         activation_bytes: network.activation_bytes(&data.input_shape, method.batch_size.div_ceil(method.ranks)) as u64,
         dataset_bytes: data.file_bytes,
     });
-    Ok(Resolved { spec, estimate, run_id: candidates.run_id, datasets: data.datasets })
+    let projection_key = scheduling::projection_key(&spec, &candidates.members)?;
+    Ok(Resolved { spec, estimate, run_id: candidates.run_id, projection_key, datasets: data.datasets })
 }
 
 struct Candidates {

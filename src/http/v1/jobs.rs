@@ -1,6 +1,6 @@
 //! Jobs, their history and their coefficients.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::{
     body::Body,
@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use barycenter_api::{
-    CoefficientTable, History, HistoryQuery, Job, JobQuery, JobSpec, JobSummary, ListJobs, Page, SubmitQuery,
+    CoefficientTable, EditJob, History, HistoryQuery, Job, JobQuery, JobSpec, JobSummary, ListJobs, Page, SubmitQuery,
     TableFormat, TableQuery, ValidatedJob,
 };
 use utoipa_axum::routes;
@@ -38,7 +38,7 @@ const MAX_SNAPSHOTS: u32 = 10_000;
 pub(super) fn router() -> ApiRouter {
     ApiRouter::new()
         .routes(routes!(create_job, list_jobs))
-        .routes(routes!(show_job))
+        .routes(routes!(show_job, edit_job))
         .routes(routes!(cancel_job))
         .routes(routes!(list_history))
         .routes(routes!(show_coefficients))
@@ -88,6 +88,8 @@ async fn list_jobs(
 }
 
 /// Show a job; with `wait`, once it is terminal or the time is over.
+///
+/// Whoever polls with `If-None-Match` may be told up to a second late of progress that came in through another server.
 #[utoipa::path(
     get, path = "/v1/jobs/{job_id}", tag = "jobs",
     params(
@@ -108,8 +110,35 @@ async fn show_job(
         let detail = format!("must be at most {MAX_WAIT_SECONDS}, not {wait}");
         return Err(AppError::fault(ProblemCode::InvalidQuery, "wait", detail).into());
     }
+    if wait == 0
+        && let Some(tag) = state.job_tags.find(job_id)
+        && let Some(response) = json_content::unchanged(&headers, &tag)
+    {
+        return Ok(response);
+    }
+    let began = Instant::now();
     let job = app::jobs::wait_for_job(&state, job_id, Duration::from_secs(wait.into())).await?;
-    json_content::respond(&headers, &job)
+    let response = json_content::respond(&headers, &job)?;
+    if wait == 0
+        && let Some(tag) = json_content::tag_of(&response)
+    {
+        state.job_tags.keep(job_id, began, tag);
+    }
+    Ok(response)
+}
+
+/// Change the priority of a queued job.
+#[utoipa::path(
+    patch, path = "/v1/jobs/{job_id}", tag = "jobs", request_body = EditJob,
+    params(("job_id" = uuid::Uuid, Path, description = "Id.")),
+    responses((status = 200, body = Job)),
+)]
+async fn edit_job(
+    State(state): State<AppState>,
+    Path(job_id): Path<JobId>,
+    Json { value: edit, .. }: Json<EditJob>,
+) -> ApiResult<axum::Json<Job>> {
+    Ok(axum::Json(app::jobs::edit_job(&state, job_id, edit.priority).await?))
 }
 
 /// Ask for a job to end: a queued one ends now, a running one within a heartbeat, an ended one stays as it is.

@@ -28,7 +28,7 @@ pub(super) fn router() -> ApiRouter {
         .routes(routes!(fail_job))
 }
 
-/// Lease the oldest job that waits, or whose worker has stopped sending heartbeats.
+/// Lease the job at the front of the queue that the worker can take, or one whose worker has stopped sending heartbeats.
 #[utoipa::path(
     post, path = "/v1/leases", tag = "leases", request_body = Claim,
     responses(
@@ -37,7 +37,7 @@ pub(super) fn router() -> ApiRouter {
     ),
 )]
 async fn claim_job(State(state): State<AppState>, Json { value: claim, .. }: Json<Claim>) -> ApiResult<Response> {
-    Ok(match app::leases::claim_job(&state, &claim).await? {
+    Ok(match app::claims::claim_job(&state, &claim).await? {
         Some(lease) => {
             let location = format!("/v1/leases/{}", lease.lease_id);
             (StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(lease)).into_response()

@@ -7,13 +7,16 @@ mod checkpoint_files;
 mod checkpoints;
 mod datasets;
 mod deletion;
+mod events;
 mod jobs;
 mod leases;
+mod projects;
 mod retention;
 mod rules;
 mod runs;
 mod tus;
 mod uploads;
+mod workers;
 
 use super::ApiRouter;
 
@@ -28,6 +31,9 @@ pub(super) fn router() -> ApiRouter {
         .merge(datasets::router())
         .merge(jobs::router())
         .merge(leases::router())
+        .merge(events::router())
+        .merge(workers::router())
+        .merge(projects::router())
         .merge(artifacts::router())
         .merge(uploads::router())
         .merge(tus::router())

@@ -32,6 +32,7 @@ impl From<domain::run::Run> for Run {
         Self {
             run_id: run.run_id.0,
             name: run.name,
+            project: run.project,
             description: run.description,
             metadata: run.metadata,
             checkpoint_count: run.checkpoint_count,
@@ -49,8 +50,9 @@ impl From<domain::run::Run> for Run {
     responses((status = 201, body = Run, headers(("Location" = String, description = "Path of the run.")))),
 )]
 async fn create_run(State(state): State<AppState>, body: Json<CreateRun>) -> ApiResult<Response> {
-    let CreateRun { name, description, metadata } = body.value;
-    let new = NewRun { name, description, metadata };
+    let CreateRun { name, project, description, metadata } = body.value;
+    let project = project.unwrap_or_else(|| app::projects::DEFAULT.to_owned());
+    let new = NewRun { name, project, description, metadata };
     let reply = app::runs::create_run(&state, new, body.idempotency.as_ref(), |run| {
         let location = format!("/v1/runs/{}", run.run_id);
         reply::created(StatusCode::CREATED, location, &Run::from(run))

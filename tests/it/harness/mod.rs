@@ -50,15 +50,24 @@ impl TestApp {
         let clock = Arc::new(ManualClock::new(start));
         let mut config = config();
         change(&mut config);
+        let jobs_changed = barycenter::db::notify::JobChanges::default();
         let state = AppState {
             pool,
             store,
             clock: clock.clone(),
             config: Arc::new(config),
-            jobs_changed: barycenter::db::notify::JobChanges::default(),
+            job_tags: Arc::new(barycenter::job_tags::JobTags::new(&jobs_changed)),
+            jobs_changed,
+            events: barycenter::state::event_channel(),
+            stopping: tokio_util::sync::CancellationToken::new(),
             metrics: telemetry::metrics_recorder().unwrap().handle(),
         };
         Self { router: http::router(state.clone()), state, clock }
+    }
+
+    /// Sends a request; the body of the response may have no end.
+    pub async fn open(&self, request: Request<Body>) -> axum::response::Response {
+        self.router.clone().oneshot(request).await.unwrap()
     }
 
     /// Sends a request and reads the whole response.
@@ -145,7 +154,12 @@ fn config() -> Config {
         database: DatabaseConfig { url: String::new(), pool_size: 5 },
         storage: StorageConfig { url: "memory:///".parse().unwrap(), register_prefixes: Vec::new() },
         auth: AuthConfig::default(),
-        leases: LeaseConfig { lease_seconds: 30, max_attempts: 5 },
+        leases: LeaseConfig {
+            lease_seconds: 30,
+            max_attempts: 5,
+            retry_pause_seconds: 5,
+            retry_longest_pause_seconds: 300,
+        },
         uploads: UploadConfig {
             max_upload_bytes: 64 << 20,
             max_header_bytes: 16 << 20,

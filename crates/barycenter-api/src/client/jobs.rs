@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::{Client, Result, exchange::Repeat};
 use crate::{
-    CoefficientTable, History, HistoryQuery, Job, JobQuery, JobSpec, JobSummary, ListJobs, Page, SubmitQuery,
-    TableFormat, TableQuery, ValidatedJob,
+    CoefficientTable, EditJob, History, HistoryQuery, Job, JobLog, JobQuery, JobSpec, JobSummary, ListJobs, LogQuery,
+    Page, SubmitQuery, TableFormat, TableQuery, ValidatedJob,
 };
 
 impl Client {
@@ -41,6 +41,19 @@ impl Client {
         let make = || self.request(Method::POST, &url);
         let answer = self.send(&url, Repeat::Harmless, make).await?;
         super::exchange::decode(&url, answer).await
+    }
+
+    /// Changes a queued job.
+    pub async fn edit_job(&self, job_id: Uuid, edit: &EditJob) -> Result<Job> {
+        let url = self.url(&["jobs", &job_id.to_string()]);
+        let make = || self.request(Method::PATCH, &url).json(edit);
+        let answer = self.send(&url, Repeat::Harmless, make).await?;
+        super::exchange::decode(&url, answer).await
+    }
+
+    /// Log lines of a job.
+    pub async fn job_log(&self, job_id: Uuid, query: &LogQuery) -> Result<JobLog> {
+        self.fetch(&self.url(&["jobs", &job_id.to_string(), "logs"]), query).await
     }
 
     /// A part of a job's history; its `format` is not looked at.

@@ -87,7 +87,7 @@ fn problem() -> Answer {
 #[tokio::test]
 async fn a_problem_body_becomes_an_error_that_names_the_field() {
     let server = Server::start(vec![problem()]).await;
-    let body = CreateRun { name: "a b".into(), description: None, metadata: serde_json::Map::new() };
+    let body = CreateRun { name: "a b".into(), project: None, description: None, metadata: serde_json::Map::new() };
     let error = server.client().create_run(&body).await.unwrap_err();
     assert_eq!(error.problem().unwrap().code, "invalid_name");
     assert!(error.to_string().contains("name: holds a space"), "{error}");
@@ -111,7 +111,7 @@ async fn an_answer_that_is_no_problem_is_shown_as_it_came() {
 async fn an_unavailable_server_is_asked_again_with_the_same_key() {
     let busy = answer("503 Service Unavailable", "retry-after: 0\r\n", b"");
     let server = Server::start(vec![busy.clone(), busy, answer("201 Created", "", RUN.as_bytes())]).await;
-    let body = CreateRun { name: "a".into(), description: None, metadata: serde_json::Map::new() };
+    let body = CreateRun { name: "a".into(), project: None, description: None, metadata: serde_json::Map::new() };
     assert_eq!(server.client().create_run(&body).await.unwrap().name, "a");
     let asked = server.asked();
     let keys = asked.iter().map(|a| a.lines().find(|l| l.starts_with("idempotency-key")).unwrap());
@@ -164,8 +164,7 @@ async fn every_page_of_a_list_is_read() {
 #[tokio::test]
 async fn no_job_is_none() {
     let server = Server::start(vec![Answer { text: b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), early: false }]).await;
-    let worker = crate::WorkerInfo { name: "w".into(), version: "1".into(), device: "cpu".into() };
-    let claim = crate::Claim { worker, wait_seconds: 0 };
+    let claim = crate::Claim { worker_id: uuid::Uuid::nil(), wait_seconds: 0 };
     assert!(server.client().claim(&claim).await.unwrap().is_none());
 }
 

@@ -3,6 +3,7 @@
 mod method;
 mod network;
 mod output;
+mod scheduling;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -15,6 +16,7 @@ pub use self::{
     },
     network::NetworkSpec,
     output::{FloatDtype, LoraResult, LoraSpec, OutputSpec, TensorPolicy, TensorRule},
+    scheduling::{DeviceKind, SchedulingSpec},
 };
 
 /// An averaging job. The server fills in every default and returns the spec so completed.
@@ -58,6 +60,9 @@ pub struct JobSpec {
     /// Seed of the split, the shuffling and the augmentation.
     #[serde(default)]
     pub seed: u64,
+    /// When and where the job runs.
+    #[serde(default, skip_serializing_if = "SchedulingSpec::is_default")]
+    pub scheduling: SchedulingSpec,
 }
 
 /// Which data a job reads; datasets are named by name or id.
