@@ -78,26 +78,27 @@ pub(super) async fn check_rebuildable(state: &AppState, id: ArtifactId) -> AppRe
         return Err(not_rebuildable(id, &why_no_plan(&artifact, &spec, report.as_ref())));
     };
     let set = find_candidate_set_with(&mut conn, job.candidate_set_id).await?;
-    let mut candidates = Vec::with_capacity(set.members.len());
+    let mut needed = Vec::with_capacity(set.members.len());
     for member in set.members {
-        let blob = db::blobs::find_blob(&mut conn, &member.digest_blake3).await?;
-        candidates.push((member.checkpoint_id, member.step, blob));
+        let called = format!("the candidate {} at step {}", member.checkpoint_id, member.step);
+        let files = db::files::list_checkpoint_files(&mut conn, member.checkpoint_id).await?;
+        // Files of a checkpoint of several were looked at when it was created.
+        let is_model = files.is_empty();
+        if is_model {
+            let blob = db::blobs::find_blob(&mut conn, &member.digest_blake3).await?;
+            needed.push((called.clone(), blob, true));
+        }
+        for file in files {
+            let called = format!("the file `{}` of {called}", shown(&file.name));
+            needed.push((called, db::blobs::find_blob(&mut conn, &file.digest_blake3).await?, false));
+        }
     }
     drop(conn);
-    for (checkpoint_id, step, blob) in candidates {
-        let called = format!("the candidate {checkpoint_id} at step {step}");
-        let key = blob.as_ref().map(|blob| ObjectKey::from_stored(&blob.object_key));
-        if key.as_ref().is_some_and(ObjectKey::is_registered) {
-            let why = format!("{called} was registered in place, where others may delete it");
-            return Err(not_rebuildable(id, &why));
+    for (called, blob, is_model) in needed {
+        let blob = in_our_hands(state, blob, &called).await?.map_err(|why| not_rebuildable(id, &why))?;
+        if !is_model {
+            continue;
         }
-        let is_there = match &key {
-            Some(key) => state.store.holds(key).await?,
-            None => false,
-        };
-        let Some(blob) = blob.filter(|_| is_there) else {
-            return Err(not_rebuildable(id, &format!("the bytes of {called} are gone")));
-        };
         match read_layout(state, &blob).await {
             Ok(layout) if layout.total_bytes == blob.size_bytes => {}
             Err(error @ AppError::Unavailable { .. }) => return Err(error),
@@ -105,6 +106,17 @@ pub(super) async fn check_rebuildable(state: &AppState, id: ArtifactId) -> AppRe
         }
     }
     Ok(plan)
+}
+
+/// The blob where its bytes are there and nobody else may delete them, or why not.
+async fn in_our_hands(state: &AppState, blob: Option<Blob>, called: &str) -> AppResult<Result<Blob, String>> {
+    let Some(blob) = blob else { return Ok(Err(format!("the bytes of {called} are gone"))) };
+    let key = ObjectKey::from_stored(&blob.object_key);
+    if key.is_registered() {
+        return Ok(Err(format!("{called} was registered in place, where others may delete it")));
+    }
+    let is_there = state.store.holds(&key).await?;
+    Ok(if is_there { Ok(blob) } else { Err(format!("the bytes of {called} are gone")) })
 }
 
 fn why_no_plan(artifact: &artifact::Artifact, spec: &JobSpec, report: Option<&Report>) -> String {

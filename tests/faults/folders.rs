@@ -117,6 +117,11 @@ async fn averaged(cluster: &Cluster, folders: &[PathBuf]) {
             assert!((f64::from(found) - mean).abs() < 1e-6, "{name} {i}: {found} for {mean}");
         }
     }
+    let id = artifact.artifact_id.to_string();
+    assert!(command(cluster, &["artifact", "drop", &id]).await);
+    assert!(client.artifact(artifact.artifact_id).await.unwrap().dropped_at.is_some());
+    assert!(command(cluster, &["artifact", "rebuild", &id]).await, "shards are merged as whole files are");
+    assert!(client.artifact(artifact.artifact_id).await.unwrap().dropped_at.is_none());
 }
 
 #[sqlx::test]
