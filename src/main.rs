@@ -61,8 +61,11 @@ struct WorkerArguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    barycenter_allocator::keep_between_steps();
     let arguments = Arguments::parse();
+    // What computes takes the same memory again and again; a server gives back what an upload took.
+    if !matches!(arguments.command, Command::Serve(_)) {
+        barycenter_allocator::keep_between_steps();
+    }
     let ran = match arguments.command {
         Command::Client(command) => return barycenter_cli::run(command).await,
         Command::Serve(config) => serve(*config).await,

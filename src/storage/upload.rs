@@ -18,6 +18,9 @@ const PART_BYTES: usize = 8 << 20;
 /// Parts on their way at a time: bounds the memory of one upload to (parts + 1) x part.
 const PARTS_IN_FLIGHT: usize = 3;
 
+/// Bytes that are written to a file at a time, of which one lot is gathered while another is written: a disk gains nothing from more.
+const WRITE_BYTES: usize = 4 << 20;
+
 /// What was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -79,8 +82,8 @@ impl Store {
         key: &ObjectKey,
         stream: &mut Measured<impl Stream<Item = Result<Bytes, E>> + Unpin>,
     ) -> Result<(), PutError<E>> {
-        let mut writer = BufWriter::with_capacity(Arc::clone(&self.objects), key.path(), PART_BYTES)
-            .with_max_concurrency(PARTS_IN_FLIGHT);
+        let mut writer =
+            BufWriter::with_capacity(Arc::clone(&self.objects), key.path(), WRITE_BYTES).with_max_concurrency(1);
         match copy(&mut writer, stream).await {
             Ok(()) => Ok(writer.shutdown().await.map_err(into_storage_error)?),
             Err(error) => {
