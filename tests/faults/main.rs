@@ -11,7 +11,9 @@ mod regression;
 mod uploads;
 mod watch;
 
-use barycenter_api::{AttemptState, HistoryQuery, JobState, PushCheckpoint, client::ByteCounter};
+use barycenter_api::{
+    AttemptState, HistoryQuery, JobState, ListQuery, LogQuery, PushCheckpoint, WorkerState, client::ByteCounter,
+};
 use cluster::Cluster;
 use sqlx::PgPool;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
@@ -57,6 +59,42 @@ async fn a_job_outlives_a_server_that_is_killed_in_the_middle_of_it(pool: PgPool
     let job = cluster.until_terminal(job.job_id).await;
     assert_eq!(job.state, JobState::Succeeded, "{job:?}");
     assert!(job.artifact_id.is_some());
+}
+
+#[sqlx::test]
+async fn a_drained_worker_ends_its_job_and_then_itself(pool: PgPool) {
+    let cluster = Cluster::new(&pool);
+    let _server = cluster.serve().await;
+    let spec = inputs::push(&cluster).await;
+    let job = inputs::submit(&cluster, &spec).await;
+    let waiting = inputs::submit(&cluster, &spec).await;
+    let worker = cluster.worker("drained");
+    cluster.until_mid_fit(job.job_id).await;
+    let known = cluster.client.list_workers(&ListQuery::default()).await.unwrap().items;
+    assert_eq!((known[0].name.as_str(), known[0].job_id), ("drained", Some(job.job_id)));
+    cluster.client.drain_worker(known[0].worker_id).await.unwrap();
+    assert!(worker.succeeds().await, "it ends by itself");
+    assert_eq!(cluster.until_terminal(job.job_id).await.state, JobState::Succeeded);
+    assert_eq!(cluster.client.find_job(waiting.job_id, None).await.unwrap().state, JobState::Queued);
+    let known = cluster.client.find_worker(known[0].worker_id).await.unwrap();
+    assert_eq!(known.state, WorkerState::Drained);
+    assert_eq!(known.projections.len(), 1, "it told what its cache holds");
+    let log = cluster.client.job_log(job.job_id, &LogQuery::default()).await.unwrap();
+    let said = |text: &str| log.lines.iter().any(|line| line.message.contains(text));
+    assert!(log.complete && said("attempt 1") && said("fit began") && said("uploaded"), "{log:?}");
+}
+
+#[sqlx::test]
+async fn a_real_fit_stops_when_its_job_is_cancelled(pool: PgPool) {
+    let cluster = Cluster::new(&pool);
+    let _server = cluster.serve().await;
+    let spec = inputs::push(&cluster).await;
+    let job = inputs::submit(&cluster, &spec).await;
+    let _worker = cluster.worker("only");
+    cluster.until_mid_fit(job.job_id).await;
+    cluster.client.cancel_job(job.job_id).await.unwrap();
+    let job = cluster.until_terminal(job.job_id).await;
+    assert_eq!((job.state, job.attempts[0].state), (JobState::Cancelled, AttemptState::Cancelled));
 }
 
 #[sqlx::test]

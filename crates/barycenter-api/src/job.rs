@@ -54,8 +54,10 @@ pub struct Job {
     /// State.
     pub state: JobState,
     /// Project of its run.
+    #[serde(default)]
     pub project: String,
     /// Higher goes first.
+    #[serde(default)]
     pub priority: i32,
     /// It fails with `deadline_exceeded` where it has not ended by then.
     pub deadline_at: Option<DateTime<Utc>>,

@@ -44,6 +44,12 @@ fn every_documented_line_is_understood() {
         "set create --run r --steps 0:100:2",
         &format!("set create --run r {ID} {ID}"),
         &format!("set show {ID}"),
+        "project list -o json",
+        "project set vision --max-running-jobs 4",
+        "run create resnet --project vision",
+        &format!("job edit {ID} --priority -5"),
+        &format!("job logs -f --tail 100 {ID}"),
+        "job submit -f job.yaml --priority 5 --deadline 3600",
         "set list --run r",
         "set list --run r --name tail",
         "set create --run r --best 5 --metric val_loss --min --every 2 --steps 100:900 --exclude 300,400 --name tail",
@@ -176,7 +182,7 @@ fn a_failed_job_tells_why() {
         "data": {"fit": "validation"}});
     let error = serde_json::json!({"code": "corrupt_file", "message": "checkpoint of step 3: truncated"});
     let job: barycenter_api::Job = serde_json::from_value(serde_json::json!({
-        "job_id": ID, "run_id": ID, "state": "failed", "cancel_requested": false, "spec": spec,
+        "job_id": ID, "run_id": ID, "project": "default", "priority": 5, "state": "failed", "cancel_requested": false, "spec": spec,
         "estimate": {"projection_bytes": 1, "vector_bytes": 1, "activation_bytes": 1, "dataset_bytes": 1, "process_bytes": 1, "total_bytes": 4096},
         "progress": null, "attempts": [{"attempt": 1, "worker": "w", "state": "failed", "error": error,
             "started_at": "2026-01-02T03:04:05Z", "finished_at": null}],

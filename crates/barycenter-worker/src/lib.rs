@@ -93,7 +93,11 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> anyhow:
             next = next_lease(&client, &membership) => next,
         };
         match next {
-            Next::Job(lease) => attempt::run(&client, &cache, &pool, *lease, &shutdown).await,
+            Next::Job(lease) => {
+                attempt::run(&client, &cache, &pool, *lease, &shutdown).await;
+                // Before the next claim: it may be for a job that shares the projection just built.
+                membership.beat().await;
+            }
             Next::Nothing => {}
             Next::Drained => break,
         }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -26,12 +26,14 @@ pub(crate) struct Membership {
     cache: Cache,
     registration: RegisterWorker,
     worker_id: Mutex<Option<Uuid>>,
+    /// Projections that the server knows of.
+    told: Mutex<Option<Vec<String>>>,
 }
 
 impl Membership {
     /// A worker that has not registered yet.
     pub fn new(client: Client, cache: Cache, registration: RegisterWorker) -> Self {
-        Self { client, cache, registration, worker_id: Mutex::default() }
+        Self { client, cache, registration, worker_id: Mutex::default(), told: Mutex::default() }
     }
 
     /// The worker's name.
@@ -64,27 +66,39 @@ impl Membership {
         self.know(None);
     }
 
-    /// Tells that the worker is there and what its cache holds, until told to stop.
+    /// Tells now and then that the worker is there, until told to stop.
     pub async fn tell(self: Arc<Self>, stop: CancellationToken) {
         let mut pause = FIRST_HEARTBEAT;
-        let mut told = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-            let Some(worker_id) = self.known() else { continue };
-            let held = self.cache.held_projections();
-            let projections = (told.as_ref() != Some(&held)).then(|| held.clone());
-            match self.client.worker_heartbeat(worker_id, &WorkerHeartbeat { projections }).await {
-                Ok(reply) => {
-                    told = Some(held);
-                    pause = Duration::try_from_secs_f64(reply.heartbeat_seconds).unwrap_or(FIRST_HEARTBEAT);
-                }
-                // The claim loop deals with a server that is away.
-                Err(error) => debug!(%error, "the server was not told that the worker is there"),
+            pause = self.beat().await.unwrap_or(pause);
+        }
+    }
+
+    /// Tells that the worker is there and, where that has changed, what its cache holds; returns when to tell it again.
+    pub async fn beat(&self) -> Option<Duration> {
+        let worker_id = self.known()?;
+        let held = self.cache.held_projections();
+        let is_told = self.told().as_ref() == Some(&held);
+        let projections = (!is_told).then(|| held.clone());
+        match self.client.worker_heartbeat(worker_id, &WorkerHeartbeat { projections }).await {
+            Ok(reply) => {
+                *self.told() = Some(held);
+                Duration::try_from_secs_f64(reply.heartbeat_seconds).ok()
+            }
+            // The claim loop deals with a server that is away.
+            Err(error) => {
+                debug!(%error, "the server was not told that the worker is there");
+                None
             }
         }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
