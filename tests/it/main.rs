@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod aliases;
+mod artifact_files;
 mod artifacts;
 mod candidate_sets;
 mod checkpoint_files;
@@ -12,6 +13,7 @@ mod dataset_kinds;
 mod datasets;
 mod deletion;
 mod early_refusal;
+mod file_faults;
 mod harness;
 mod history;
 mod idempotency;

@@ -1,6 +1,7 @@
 //! `/v1`: one file for each group of endpoints.
 
 mod aliases;
+mod artifact_files;
 mod artifacts;
 mod candidate_sets;
 mod checkpoint_files;
@@ -29,6 +30,7 @@ pub(super) fn router() -> ApiRouter {
         .merge(jobs::router())
         .merge(leases::router())
         .merge(artifacts::router())
+        .merge(artifact_files::router())
         .merge(uploads::router())
         .merge(tus::router())
         .merge(retention::router())
