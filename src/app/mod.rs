@@ -1,6 +1,7 @@
 //! Use cases: each opens its transaction, makes ids and times, and decides.
 
 pub mod aliases;
+pub mod artifact_files;
 pub mod artifacts;
 pub mod blobs;
 pub mod candidate_sets;

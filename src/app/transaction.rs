@@ -2,12 +2,16 @@
 
 use sqlx::{Postgres, Transaction, pool::PoolConnection};
 
-use super::AppResult;
+use super::{AppError, AppResult};
 use crate::{db::DbError, state::AppState};
 
 /// Begins a transaction; dropped without [`commit`], it is rolled back.
 pub async fn begin(state: &AppState) -> AppResult<Transaction<'static, Postgres>> {
-    Ok(state.pool.begin().await.map_err(DbError::from)?)
+    // In a task of its own: sqlx takes no note of a BEGIN whose caller goes away before the answer, and its connection would go back
+    // to the pool inside a transaction that nobody ends: what is written there later would never be committed.
+    let pool = state.pool.clone();
+    let begun = tokio::spawn(async move { pool.begin().await }).await.map_err(AppError::internal)?;
+    Ok(begun.map_err(DbError::from)?)
 }
 
 /// Commits a transaction.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use barycenter_api::{
-    Among, CandidateSetRule, CreateCandidateSet, CreateRun, JobState, PushDataset, client::ByteCounter,
+    Among, CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobState, PushDataset, client::ByteCounter,
 };
 use barycenter_core::checkpoint::{CheckpointFile, OpenOptions, Shards, TensorSpec, open};
 use serde_json::json;
@@ -80,11 +80,47 @@ async fn folders_are_pushed_averaged_by_a_worker_and_pulled_byte_for_byte(pool: 
     assert!(command(&cluster, &["checkpoint", "pull", "2", "--run", "r", "--out", &out]).await);
     assert_eq!(files_of(Path::new(&out)), files_of(&folders[1]));
 
-    averaged(&cluster, &folders).await;
+    let job = averaged(&cluster, &folders).await;
+    pulled_as_a_folder(&cluster, &job, &folders[2]).await;
+}
+
+/// The folder that is pulled has the average and what the last candidate has beside its weights, whole and in shards.
+async fn pulled_as_a_folder(cluster: &Cluster, job: &Job, last: &Path) {
+    let root = cluster.folder.path();
+    let [job_id, artifact_id] = [job.job_id, job.artifact_id.unwrap()].map(|id| id.to_string());
+    let (whole, cut, single) = (root.join("whole"), root.join("cut"), root.join("single.safetensors"));
+    let pull = async |id: &str, out: &Path, more: &[&str]| {
+        let out = out.display().to_string();
+        command(cluster, &[&["artifact", "pull", id, "--out", &out], more].concat()).await
+    };
+    // What an interrupted download left is taken, unless it is of something else.
+    fs::create_dir(root.join("whole.part")).unwrap();
+    fs::write(root.join("whole.part/config.json"), vec![b'x'; fs::read(last.join("config.json")).unwrap().len()])
+        .unwrap();
+    assert!(pull(&job_id, &whole, &[]).await);
+    assert!(pull(&artifact_id, &cut, &["--shard-size", "48"]).await);
+    assert!(pull(&artifact_id, &single, &[]).await);
+    assert!(!pull(&artifact_id, &whole, &[]).await, "nothing is overwritten");
+
+    let (whole_files, cut_files, mut last_files) = (files_of(&whole), files_of(&cut), files_of(last));
+    assert_eq!(whole_files["model.safetensors"], fs::read(&single).unwrap());
+    assert_eq!(cut_files.keys().collect::<Vec<_>>(), last_files.keys().collect::<Vec<_>>());
+    assert_eq!(cut_files[Shards::INDEX], last_files[Shards::INDEX]);
+    last_files.retain(|name, _| !name.contains(".safetensors"));
+    assert_eq!(last_files.len(), 2);
+    for (name, bytes) in last_files {
+        assert!(whole_files[&name] == bytes && cut_files[&name] == bytes, "{name} came with other bytes");
+    }
+    assert_eq!(whole_files.len(), 3);
+    let [whole, cut] = [whole, cut].map(|folder| open(folder, &OpenOptions::default()).unwrap());
+    assert_eq!(whole.read_f32("0.weight").unwrap(), cut.read_f32("0.weight").unwrap());
+    for left in ["whole.part", "cut.part", "cut.safetensors"] {
+        assert!(!root.join(left).exists(), "{left} was left behind");
+    }
 }
 
 /// Averages the set uniformly and compares every number.
-async fn averaged(cluster: &Cluster, folders: &[PathBuf]) {
+async fn averaged(cluster: &Cluster, folders: &[PathBuf]) -> Job {
     let client = &cluster.client;
     let path = cluster.folder.path().join("data.safetensors");
     let inputs = tensor("inputs", &[SAMPLES, FEATURES], &draw(7, SAMPLES * FEATURES));
@@ -122,6 +158,7 @@ async fn averaged(cluster: &Cluster, folders: &[PathBuf]) {
     assert!(client.artifact(artifact.artifact_id).await.unwrap().dropped_at.is_some());
     assert!(command(cluster, &["artifact", "rebuild", &id]).await, "shards are merged as whole files are");
     assert!(client.artifact(artifact.artifact_id).await.unwrap().dropped_at.is_none());
+    job
 }
 
 #[sqlx::test]

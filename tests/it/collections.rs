@@ -7,7 +7,7 @@ use std::{
 };
 
 use barycenter::{app::gc, domain::collection::Collected, storage::ObjectKey};
-use barycenter_api::{CandidateSet, Checkpoint, Job};
+use barycenter_api::{CandidateSet, Checkpoint, CheckpointFile, Job};
 use proptest::{
     collection::vec,
     prelude::any,
@@ -291,6 +291,22 @@ impl World {
                 where (select count(*) from jsonb_object_keys(metrics)) <>
                     (select count(*) from checkpoint_metrics m where m.checkpoint_id = c.checkpoint_id)";
         assert_eq!(self.texts(dangling).await, BTreeSet::new(), "what is there needs what is not");
+        self.check_artifacts().await;
+    }
+
+    /// Whatever an artifact has is there to be read, what it has of its last candidate too.
+    async fn check_artifacts(&self) {
+        for id in self.ids.get("artifacts").into_iter().flatten() {
+            let path = format!("/v1/artifacts/{id}/files");
+            let listed = self.app().get(&path).await;
+            if listed.status == 404 {
+                continue;
+            }
+            for file in listed.json::<Vec<CheckpointFile>>(200) {
+                let read = self.app().get(&format!("{path}/{}", file.name)).await;
+                assert_eq!(digest(&read.body), file.digest_blake3, "{} of the artifact {id}", file.name);
+            }
+        }
     }
 
     /// After the grace nothing that was deleted is left.

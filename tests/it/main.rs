@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod aliases;
+mod artifact_files;
 mod artifacts;
 mod candidate_sets;
 mod checkpoint_files;
@@ -14,6 +15,7 @@ mod deletion;
 mod drops;
 mod early_refusal;
 mod events;
+mod file_faults;
 mod harness;
 mod history;
 mod idempotency;

@@ -1,6 +1,11 @@
 //! `barycenter artifact`.
 
-use std::path::{Path, PathBuf};
+mod pull;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use barycenter_api::{Artifact, EditArtifact, ListArtifacts, client::Client};
@@ -10,7 +15,7 @@ use clap::Subcommand;
 use uuid::Uuid;
 
 use crate::{
-    average::Average,
+    average::{Average, whole_folder},
     deletion,
     exit::{Outcome, usage},
     output::{self, Format, Output},
@@ -28,7 +33,8 @@ use self::rebuild::RebuildArguments;
 pub enum ArtifactCommand {
     /// Download an averaged model and verify its digest; an interrupted download is continued.
     ///
-    /// Where the job's spec or --shard-size says so, the model is written as a folder of files with their index.
+    /// Where files such as config and tokenizer go with the model, it is written as a folder with them, unless PATH ends in
+    /// `.safetensors`. Where the job's spec or --shard-size says so, the model is cut into files with their index.
     Pull {
         /// Id of a job or of an artifact.
         id: Uuid,
@@ -110,20 +116,7 @@ pub async fn run(client: &Client, output: &Output, command: ArtifactCommand) -> 
         ArtifactCommand::Pull { id, out, shard_size, force } => {
             refuse_existing(&out, force)?;
             let artifact = find(client, id).await?;
-            let spec = client.find_job(artifact.job_id, None).await?.spec;
-            let shard_size = shard_size.or(spec.output.shard_size_bytes.filter(|_| !force));
-            // What is downloaded on the way to a folder lies beside it, so that an interrupted download can be continued.
-            let file = if shard_size.is_some() { whole(&out) } else { out.clone() };
-            refuse_existing(&file, force)?;
-            let label = out.file_name().unwrap_or_default().to_string_lossy();
-            let bar = Bar::of_bytes(artifact.size_bytes, &label, output.quiet());
-            let downloaded = client.download_artifact(&artifact, &file, &bar.counter()).await;
-            bar.finish();
-            downloaded?;
-            if let Some(size) = shard_size {
-                let quiet = output.quiet();
-                tokio::task::spawn_blocking(move || cut(&file, &out, size, quiet)).await??;
-            }
+            pull::pull(client, output, &artifact, pull::Goal { out, shard_size, force }).await?;
             output.show(&artifact)?;
         }
         ArtifactCommand::List { run, deleted, limit } => {
@@ -191,16 +184,28 @@ fn whole(folder: &Path) -> PathBuf {
     folder.with_file_name(name)
 }
 
-/// Cuts a file into a folder of shards and removes it.
-fn cut(file: &Path, folder: &Path, shard_size: u64, quiet: bool) -> anyhow::Result<()> {
+/// Cuts a file into a folder of shards, with these files of another folder beside them, and removes what it was made of.
+fn cut(
+    file: &Path,
+    folder: &Path,
+    shard_size: u64,
+    (from, beside): (&Path, &[String]),
+    quiet: bool,
+) -> anyhow::Result<()> {
     let candidates = [CheckpointFile::open(file)?];
     let names = candidates[0].layout().tensors.iter().map(|tensor| (tensor.name.clone(), Policy::Copy));
     let policies = names.collect();
     let bar = Bar::of_units(candidates[0].layout().tensors.len() as u64, "cutting", quiet);
     let copy = Average { candidates: &candidates, weights: &[1.0], policies: &policies, dtype: None, bar: &bar };
-    copy.write_folder(folder, Some(shard_size), None, quiet)?;
+    whole_folder(folder, |folder| {
+        for name in beside {
+            fs::rename(from.join(name), folder.join(name)).with_context(|| from.join(name).display().to_string())?;
+        }
+        copy.write_shards(folder, shard_size)
+    })?;
     bar.finish();
-    std::fs::remove_file(file).with_context(|| file.display().to_string())
+    fs::remove_dir(from).with_context(|| from.display().to_string())?;
+    fs::remove_file(file).with_context(|| file.display().to_string())
 }
 
 /// The artifact of this id, else that of the job of this id.

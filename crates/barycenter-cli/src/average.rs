@@ -28,7 +28,7 @@ use crate::{
 mod lora;
 mod write;
 
-pub use write::{Average, WrittenFile};
+pub use write::{Average, WrittenFile, whole_folder};
 
 use lora::{Adapters, Lora};
 use write::parent;

@@ -11,10 +11,12 @@ use barycenter_api::client::Client;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+mod diff;
 pub(crate) mod pull;
 mod tracking;
 
 use self::{
+    diff::DiffArguments,
     pull::PullArguments,
     tracking::{EditArguments, ListArguments, Named},
 };
@@ -46,6 +48,10 @@ pub enum CheckpointCommand {
     List(ListArguments),
     /// Show a checkpoint.
     Show(Named),
+    /// Tell which tensors of two checkpoints are equal byte for byte, such as frozen embeddings.
+    ///
+    /// The server reads each checkpoint once for it; the first answer about a large one takes as long.
+    Diff(DiffArguments),
     /// Report metrics and tags of a checkpoint that was pushed before.
     Edit(EditArguments),
     /// Pin a checkpoint: no retention rule and no deletion takes it.
@@ -106,6 +112,7 @@ pub async fn run(client: &Client, output: &Output, command: CheckpointCommand) -
         CheckpointCommand::Pull(arguments) => output.show(&arguments.pull(client, output).await?)?,
         CheckpointCommand::List(arguments) => output.list(&arguments.list(client).await?)?,
         CheckpointCommand::Show(named) => output.show(&named.find(client).await?)?,
+        CheckpointCommand::Diff(arguments) => arguments.print(client, output).await?,
         CheckpointCommand::Edit(arguments) => output.show(&arguments.edit(client).await?)?,
         CheckpointCommand::Pin(named) => output.show(&named.pin(client, true).await?)?,
         CheckpointCommand::Delete(named) => {

@@ -10,6 +10,7 @@ mod connection;
 mod dataset;
 mod deletion;
 mod exit;
+mod gather;
 mod job;
 mod output;
 mod progress;

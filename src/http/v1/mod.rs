@@ -1,6 +1,7 @@
 //! `/v1`: one file for each group of endpoints.
 
 mod aliases;
+mod artifact_files;
 mod artifacts;
 mod candidate_sets;
 mod checkpoint_files;
@@ -35,6 +36,7 @@ pub(super) fn router() -> ApiRouter {
         .merge(workers::router())
         .merge(projects::router())
         .merge(artifacts::router())
+        .merge(artifact_files::router())
         .merge(uploads::router())
         .merge(tus::router())
         .merge(retention::router())

@@ -3,6 +3,7 @@
 //! Requests that were certainly not carried out (no connection, 429, 503) are sent again a few times, waiting as long as
 //! `Retry-After` asks; requests that may be repeated without harm also after a broken connection.
 
+mod artifact_files;
 mod artifacts;
 mod error;
 mod exchange;

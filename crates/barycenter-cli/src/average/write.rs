@@ -59,7 +59,8 @@ impl Average<'_> {
         })
     }
 
-    fn write_shards(&self, folder: &Path, shard_size: u64) -> anyhow::Result<Vec<WrittenFile>> {
+    /// Writes weights in files of at most `shard_size` bytes and their index into a folder.
+    pub fn write_shards(&self, folder: &Path, shard_size: u64) -> anyhow::Result<Vec<WrittenFile>> {
         let tensors = self.candidates.last().map(|last| output_tensors(last, self.dtype)).unwrap_or_default();
         let shards = Shards::plan(tensors, shard_size)?;
         let mut files = Vec::new();

@@ -6,11 +6,19 @@ use std::{
 };
 
 use anyhow::Context;
-use barycenter_api::{Checkpoint, CheckpointFile, client::Client};
+use barycenter_api::{
+    Checkpoint, CheckpointFile,
+    client::{ByteCounter, Client},
+};
 use clap::Args;
 
 use super::tracking::Named;
-use crate::{artifact::refuse_existing, exit::usage, output::Output, progress::Bar};
+use crate::{
+    artifact::refuse_existing,
+    gather::{gather, part_of},
+    output::Output,
+    progress::Bar,
+};
 
 /// What to download.
 #[derive(Debug, Args)]
@@ -47,8 +55,7 @@ pub(crate) async fn pull(client: &Client, checkpoint: &Checkpoint, out: &Path, b
     }
 }
 
-/// Gathers the files in `<out>.part` and gives the folder its name once all are there; what an interrupted download left is not
-/// fetched again.
+/// Gathers the files in `<out>.part` and gives the folder its name once all are there.
 async fn pull_folder(
     client: &Client,
     checkpoint: &Checkpoint,
@@ -56,22 +63,10 @@ async fn pull_folder(
     out: &Path,
     bar: &Bar,
 ) -> anyhow::Result<()> {
-    // Beside the goal, also where that was written with a `/` at its end.
-    let mut name = out.file_name().ok_or_else(|| usage(format!("{} has no name", out.display())))?.to_owned();
-    name.push(".part");
-    let folder = out.with_file_name(name);
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let mut done = 0;
-    for file in files {
-        let to = folder.join(&file.name);
-        // A file has its name only once its digest was verified.
-        if to.metadata().is_ok_and(|metadata| metadata.len() == file.size_bytes) {
-            done += file.size_bytes;
-            continue;
-        }
-        let counter = bar.counter().behind(done);
-        client.download_checkpoint_file(checkpoint.checkpoint_id, file, &to, &counter).await?;
-        done += file.size_bytes;
-    }
+    let folder = part_of(out)?;
+    let fetch = async |file: &CheckpointFile, to: &Path, received: &ByteCounter| {
+        client.download_checkpoint_file(checkpoint.checkpoint_id, file, to, received).await
+    };
+    gather(files, &folder, &bar.counter(), fetch).await?;
     fs::rename(&folder, out).with_context(|| out.display().to_string())
 }

@@ -111,19 +111,22 @@ pub struct Named {
 impl Named {
     /// The checkpoint as it stands.
     pub async fn find(&self, client: &Client) -> anyhow::Result<Checkpoint> {
-        match (&self.run, self.checkpoint.parse::<Uuid>()) {
-            (Some(run), _) => Ok(client.find_named_checkpoint(run, &self.checkpoint).await?),
-            (None, Ok(id)) => Ok(client.find_checkpoint(id).await?),
-            (None, Err(_)) => {
-                Err(usage(format!("`{}` is not an id; with --run it may be a step or an alias", self.checkpoint)))
-            }
-        }
+        find_named(client, self.run.as_deref(), &self.checkpoint).await
     }
 
     /// Pins it, or unpins it.
     pub async fn pin(&self, client: &Client, pinned: bool) -> anyhow::Result<Checkpoint> {
         let id = self.find(client).await?.checkpoint_id;
         Ok(client.pin_checkpoint(id, pinned).await?)
+    }
+}
+
+/// A checkpoint by id, or by step or alias of a run.
+pub async fn find_named(client: &Client, run: Option<&str>, named: &str) -> anyhow::Result<Checkpoint> {
+    match (run, named.parse::<Uuid>()) {
+        (Some(run), _) => Ok(client.find_named_checkpoint(run, named).await?),
+        (None, Ok(id)) => Ok(client.find_checkpoint(id).await?),
+        (None, Err(_)) => Err(usage(format!("`{named}` is not an id; with --run it may be a step or an alias"))),
     }
 }
 
