@@ -16,6 +16,7 @@ mod rules;
 mod runs;
 mod tus;
 mod uploads;
+mod webhooks;
 mod workers;
 
 use super::ApiRouter;
@@ -32,6 +33,7 @@ pub(super) fn router() -> ApiRouter {
         .merge(jobs::router())
         .merge(leases::router())
         .merge(events::router())
+        .merge(webhooks::router())
         .merge(workers::router())
         .merge(projects::router())
         .merge(artifacts::router())

@@ -13,6 +13,7 @@ mod runs;
 mod tracking;
 mod transfer;
 mod uploads;
+mod webhooks;
 mod workers;
 
 use std::{net::IpAddr, time::Duration};
