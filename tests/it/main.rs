@@ -37,4 +37,5 @@ mod scheduling;
 mod stores;
 mod tracking;
 mod tus;
+mod webhooks;
 mod workers;

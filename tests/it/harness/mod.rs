@@ -69,6 +69,12 @@ impl TestApp {
         Self { router: http::router(state.clone()), state, clock }
     }
 
+    /// Lets the server speak to receivers in another way.
+    pub fn replace_outbound(&mut self, outbound: Outbound) {
+        self.state.outbound = outbound;
+        self.router = http::router(self.state.clone());
+    }
+
     /// Sends a request; the body of the response may have no end.
     pub async fn open(&self, request: Request<Body>) -> axum::response::Response {
         self.router.clone().oneshot(request).await.unwrap()
