@@ -233,7 +233,7 @@ mod tests {
             "http://[::ffff:127.0.0.1]/",
             "http://[::ffff:7f00:1]/",
             "http://localhost/",
-            "http://LOCALHOST./",
+            "http://LOCALHOST:99/",
         ] {
             let refusal = refusal(&outbound, url).await.unwrap_or_default();
             assert!(refusal.contains("loopback"), "{url}: {refusal}");

@@ -15,7 +15,7 @@ pub struct WebhookConfig {
     pub webhook_allow: Vec<Allowed>,
     /// Seconds that the receiver of a webhook has for its answer.
     #[arg(long = "webhook-timeout-seconds", env = "BARYCENTER_WEBHOOK_TIMEOUT_SECONDS", default_value_t = 10,
-          value_parser = clap::value_parser!(u32).range(1..=60))]
+          value_parser = clap::value_parser!(u32).range(1..=30))]
     pub webhook_timeout_seconds: u32,
 }
 

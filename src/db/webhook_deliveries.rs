@@ -165,12 +165,19 @@ pub async fn take_due(
     }))
 }
 
-/// Gives a webhook back. Answers since when it fails, or nothing where another server has taken it meanwhile.
+/// A webhook that was given back.
+#[derive(Clone, Copy, Debug)]
+pub struct Released {
+    /// Since when it fails.
+    pub failing_since: Option<DateTime<Utc>>,
+}
+
+/// Gives a webhook back; `None` where another server has taken it meanwhile.
 pub async fn release_webhook(
     conn: &mut PgConnection,
     webhook_id: WebhookId,
     lease_id: LeaseId,
-) -> DbResult<Option<Option<DateTime<Utc>>>> {
+) -> DbResult<Option<Released>> {
     let row = sqlx::query!(
         "update webhooks set lease_id = null, lease_expires_at = null
          where webhook_id = $1 and lease_id = $2
@@ -180,7 +187,7 @@ pub async fn release_webhook(
     )
     .fetch_optional(conn)
     .await?;
-    Ok(row.map(|row| row.failing_since))
+    Ok(row.map(|row| Released { failing_since: row.failing_since }))
 }
 
 /// Notes what a try came to and when the next one is.

@@ -237,11 +237,12 @@ async fn kinds_and_scope_choose_what_is_sent(pool: PgPool) {
     let of_a: CreatedWebhook = app.post("/v1/webhooks", of_a).await.json(201);
     assert!(of_a.webhook.run_id.is_some() && of_a.webhook.project.is_none());
     app.post("/v1/webhooks", json!({"url": of_project.url(), "project": "vision"})).await.json::<Value>(201);
-    push(&app, "a", [1]).await;
+    push(&app, "a", [1, 4]).await;
     push(&app, "b", [2, 3]).await;
-    app.post("/v1/runs/a/candidate_sets", json!({"rule": {"kind": "last", "count": 2}})).await;
-    deliver_due(&app.state).await.unwrap();
-    assert_eq!(of_run.steps(), [1]);
+    let rule = json!({"rule": {"kind": "last", "count": 2}});
+    app.post("/v1/runs/a/candidate_sets", rule).await.json::<Value>(201);
+    assert_eq!(deliver_due(&app.state).await.unwrap(), 4);
+    assert_eq!(of_run.steps(), [1, 4]);
     assert_eq!(of_project.steps(), [2, 3]);
 }
 
@@ -381,7 +382,8 @@ async fn a_secret_is_shown_once_where_the_server_made_it_and_else_never(pool: Pg
 async fn what_makes_no_webhook_is_refused_by_name(pool: PgPool) {
     let app = app(pool);
     let url = "http://127.0.0.1:1/";
-    let refused = async |body: Value, status, code: &str| app.post("/v1/webhooks", body).await.problem(status, code);
+    let refused =
+        async |body: Value, status: u16, code: &str| app.post("/v1/webhooks", body).await.problem(status, code);
     for (wrong, field) in [
         (json!({"url": "ftp://127.0.0.1/"}), "url"),
         (json!({"url": "nonsense"}), "url"),

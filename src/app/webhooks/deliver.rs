@@ -146,12 +146,12 @@ async fn note_outcome(state: &AppState, taken: &Taken, outcome: &Outcome) -> App
     metrics::counter!("barycenter_webhook_tries_total", "outcome" => word).increment(1);
     let mut transaction = begin(state).await?;
     let held = db::webhook_deliveries::release_webhook(&mut transaction, webhook.webhook_id, *lease_id).await?;
-    let Some(failing_since) = held else {
+    let Some(released) = held else {
         tracing::warn!(webhook.id = %webhook.webhook_id, delivery.id = %delivery.delivery_id, "another server has the delivery");
         return Ok(());
     };
     let (delivery_state, next_try_at) = next(outcome, delivery.tries, now);
-    let since = (!accepted).then(|| failing_since.unwrap_or(now));
+    let since = (!accepted).then(|| released.failing_since.unwrap_or(now));
     let reason = since.and_then(|since| reason_to_disable(outcome, since, now));
     let id = delivery.delivery_id;
     db::webhook_deliveries::mark_tried(&mut transaction, id, outcome, delivery_state, next_try_at, now).await?;
