@@ -21,6 +21,7 @@ pub mod dev;
 pub mod domain;
 pub mod http;
 pub mod job_tags;
+pub mod outbound;
 pub mod server;
 pub mod state;
 pub mod storage;

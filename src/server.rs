@@ -7,12 +7,13 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{events, gc, reaper, sweeper},
+    app::{events, gc, reaper, sweeper, webhooks},
     config::Config,
     db::{self, notify::JobChanges},
     domain::{clock::SystemClock, collection::Collected},
     http,
     job_tags::JobTags,
+    outbound::Outbound,
     state::{self, AppState},
     storage::Store,
     telemetry,
@@ -29,6 +30,7 @@ pub async fn connect(config: Config) -> anyhow::Result<AppState> {
     );
     let store = Store::open_from_environment(&config.storage.url, &config.storage.register_prefixes)?;
     let jobs_changed = JobChanges::default();
+    let outbound = Outbound::new(&config.webhooks)?;
     Ok(AppState {
         pool,
         store,
@@ -38,6 +40,7 @@ pub async fn connect(config: Config) -> anyhow::Result<AppState> {
         jobs_changed,
         events: state::event_channel(),
         stopping: CancellationToken::new(),
+        outbound,
         metrics: telemetry::install_metrics()?,
     })
 }
@@ -48,6 +51,7 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
     tasks.spawn(reaper::run(state.clone(), stop.clone()));
     tasks.spawn(sweeper::run(state.clone(), stop.clone()));
     tasks.spawn(events::run(state.clone(), stop.clone()));
+    tasks.spawn(webhooks::run(state.clone(), stop.clone()));
     tasks.spawn(gc::run(state.clone(), stop.clone()));
     tasks.spawn(state.jobs_changed.clone().listen(state.pool.clone(), stop.clone()));
     tasks.close();

@@ -12,6 +12,7 @@ use crate::{
     db::notify::JobChanges,
     domain::{clock::Clock, event::Event},
     job_tags::JobTags,
+    outbound::Outbound,
     storage::Store,
 };
 
@@ -37,6 +38,8 @@ pub struct AppState {
     pub events: broadcast::Sender<Arc<Event>>,
     /// Cancelled when the server ends, so that its endless answers end.
     pub stopping: CancellationToken,
+    /// Speaks to the receivers of webhooks, and to nobody else.
+    pub outbound: Outbound,
     /// What `/metrics` renders.
     pub metrics: PrometheusHandle,
 }

@@ -69,7 +69,7 @@ async fn pass_on(state: &AppState, last: Option<i64>) -> AppResult<i64> {
 }
 
 /// Gives ids to the events that are committed.
-async fn number(state: &AppState) -> AppResult<()> {
+pub(super) async fn number(state: &AppState) -> AppResult<()> {
     if db::events::has_unnumbered(&mut *connection(state).await?).await? {
         let mut transaction = begin(state).await?;
         db::events::number_events(&mut transaction).await?;
@@ -78,7 +78,8 @@ async fn number(state: &AppState) -> AppResult<()> {
     Ok(())
 }
 
-async fn newest(conn: &mut PgConnection) -> AppResult<i64> {
+/// The id of the newest event; 0 where there is none.
+pub(super) async fn newest(conn: &mut PgConnection) -> AppResult<i64> {
     Ok(db::events::find_range(conn).await?.map_or(0, |(_, newest)| newest))
 }
 

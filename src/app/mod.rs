@@ -41,6 +41,7 @@ mod tensor_file;
 pub mod transaction;
 mod waiting;
 mod warm_start;
+pub mod webhooks;
 pub mod workers;
 
 pub use error::{AppError, AppResult, Fault};

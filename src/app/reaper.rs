@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::{AppResult, blobs, events, rounds, transaction::connection};
+use super::{AppResult, blobs, events, rounds, transaction::connection, webhooks};
 use crate::{
     db::{self, uploads::SilentSince},
     state::AppState,
@@ -34,6 +34,7 @@ pub async fn reap(state: &AppState) -> AppResult<usize> {
     let abandoned = db::uploads::mark_silent_abandoned(&mut conn, silent, now).await?;
     db::idempotency::delete_older(&mut conn, now - KEEP_REPLIES).await?;
     events::prune(&mut conn, now).await?;
+    webhooks::prune(&mut conn, now).await?;
     db::multipart_uploads::delete_completed(&mut conn, now - KEEP_OUTCOMES).await?;
     drop(conn);
     let mut removed = 0;

@@ -7,6 +7,7 @@ mod http;
 mod leases;
 mod storage;
 mod uploads;
+mod webhooks;
 
 pub use auth::AuthConfig;
 pub use database::DatabaseConfig;
@@ -15,6 +16,7 @@ pub use http::HttpConfig;
 pub use leases::LeaseConfig;
 pub use storage::StorageConfig;
 pub use uploads::{MAX_PART_BYTES, UploadConfig};
+pub use webhooks::{Allowed, WebhookConfig};
 
 /// Everything that `barycenter serve` can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -40,4 +42,7 @@ pub struct Config {
     /// How long deleted things can be undeleted.
     #[command(flatten)]
     pub deletion: DeletionConfig,
+    /// Where webhooks may lead and how long receivers may take.
+    #[command(flatten)]
+    pub webhooks: WebhookConfig,
 }

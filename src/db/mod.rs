@@ -30,6 +30,8 @@ pub mod retention;
 pub mod runs;
 pub mod upload_parts;
 pub mod uploads;
+pub mod webhook_deliveries;
+pub mod webhooks;
 pub mod workers;
 
 use std::time::Duration;

@@ -74,6 +74,10 @@ ids! {
     ArtifactId = "artifact",
     /// An upload on its way into object storage.
     UploadId = "upload",
+    /// A webhook.
+    WebhookId = "webhook",
+    /// The delivery of one event to one webhook.
+    DeliveryId = "delivery",
 }
 
 #[cfg(test)]

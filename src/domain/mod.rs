@@ -1,5 +1,6 @@
 //! Pure types and rules: no SQL, no HTTP, no object store, no wire types.
 
+pub mod address;
 pub mod alias;
 pub mod artifact;
 pub mod blob;
@@ -29,4 +30,5 @@ pub mod selection;
 pub mod set_diff;
 pub mod upload;
 pub mod waiting;
+pub mod webhook;
 pub mod worker;

@@ -65,8 +65,11 @@ problem_codes! {
     ObjectNotFound = "object_not_found", 404, Never, "There is no object at the URL";
     AliasNotFound = "alias_not_found", 404, Never, "The run has no such alias";
     FileNotFound = "file_not_found", 404, Never, "There is no such file";
+    WebhookNotFound = "webhook_not_found", 404, Never, "There is no such webhook";
+    DeliveryNotFound = "delivery_not_found", 404, Never, "The webhook has no such delivery, or it is no longer kept";
     MethodNotAllowed = "method_not_allowed", 405, Never, "The path does not support this method";
     PrefixNotAllowed = "prefix_not_allowed", 403, Never, "The URL does not lie below a prefix that the server allows";
+    WebhookDisabled = "webhook_disabled", 409, Never, "The webhook is disabled";
     NameTaken = "name_taken", 409, Never, "Something else already has this name";
     StepTaken = "step_taken", 409, Never, "The run already has another checkpoint at this step";
     DatasetDiffers = "dataset_differs", 409, Never, "Another dataset already has this name";
@@ -97,6 +100,7 @@ problem_codes! {
     InvalidField = "invalid_field", 422, Never, "A field is unknown, missing or has a value that makes no sense";
     AppendTooSmall = "append_too_small", 422, Never, "What was appended is less than a part of the upload";
     PartLength = "part_length", 422, Never, "A part is longer or shorter than its place in the file";
+    ReceiverNotAllowed = "receiver_not_allowed", 422, Never, "The URL leads to an address that webhooks may not reach";
     InvalidFile = "invalid_file", 422, Never, "The file is not what its format says";
     InvalidFiles = "invalid_files", 422, Never, "The files do not make a checkpoint";
     LayoutDiffers = "layout_differs", 422, Never, "Tensors of two checkpoints differ in name, dtype or shape";

@@ -39,4 +39,5 @@ mod scheduling;
 mod stores;
 mod tracking;
 mod tus;
+mod webhooks;
 mod workers;

@@ -27,6 +27,7 @@ mod spec;
 #[cfg(feature = "client")]
 pub mod tree;
 mod upload;
+mod webhook;
 mod worker;
 
 pub use alias::{Alias, SetAlias};
@@ -75,6 +76,10 @@ pub use spec::{
 pub use upload::{
     CreateUpload, ListUploads, PartUrl, PartUrls, PutPart, RegisterCheckpoint, SignParts, Upload, UploadPart,
     UploadState, UploadTarget,
+};
+pub use webhook::{
+    CreateWebhook, CreatedWebhook, DeliveryState, EditWebhook, ListDeliveries, TestedWebhook, Webhook, WebhookDelivery,
+    WebhookSecret,
 };
 pub use worker::{
     EditWorker, RegisterWorker, Worker, WorkerDevice, WorkerHeartbeat, WorkerHeartbeatReply, WorkerState,

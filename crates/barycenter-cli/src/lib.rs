@@ -26,6 +26,7 @@ mod spec;
 mod tables;
 mod tensor_rule;
 mod watch;
+mod webhook;
 mod worker;
 
 use std::process::ExitCode;
@@ -63,6 +64,9 @@ pub enum Command {
     /// Averaged models.
     #[command(after_help = EXIT_CODES)]
     Artifact(On<artifact::ArtifactCommand>),
+    /// Webhooks, by which events are sent to where you want them.
+    #[command(after_help = EXIT_CODES)]
+    Webhook(On<webhook::WebhookCommand>),
     /// Push the checkpoints that a cluster writes into a folder, as soon as they are finished.
     ///
     /// Safetensors files, PyTorch files (converted here), indexes and folders of either, whose names tell the step. Metrics are
@@ -103,6 +107,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Job(on) => job::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Project(on) => project::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Artifact(on) => artifact::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Webhook(on) => webhook::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Watch(arguments) => watch::run(arguments).await,
         Command::Average(arguments) => average::run(arguments).await,
     }

@@ -134,6 +134,27 @@ fn every_documented_line_about_what_is_dropped_or_deleted_is_understood() {
 }
 
 #[test]
+fn every_documented_line_about_webhooks_is_understood() {
+    for line in [
+        "webhook create https://h/x --kind job.failed --kind alias.moved --run r20",
+        "webhook create https://h/x --project vision --secret-file secret -o json",
+        "webhook list --limit 5",
+        &format!("webhook show {ID}"),
+        &format!("webhook edit {ID} --disable"),
+        &format!("webhook edit {ID} --enable --all-kinds --url https://h/y --secret-file secret"),
+        &format!("webhook delete {ID}"),
+        &format!("webhook test {ID}"),
+        &format!("webhook deliveries {ID} --state failed"),
+        &format!("webhook redeliver {ID} {ID}"),
+    ] {
+        parse(&format!("barycenter {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+    assert!(refused("barycenter webhook create https://h/x --kind job.exploded").contains("job.exploded"));
+    assert!(refused("barycenter webhook create https://h/x --run a --project b").contains("--project"));
+    assert!(refused(&format!("barycenter webhook edit {ID}")).contains("--url"));
+}
+
+#[test]
 fn wrong_usage_is_refused_by_name() {
     insta::assert_snapshot!(refused("barycenter set create --run r"));
     insta::assert_snapshot!(refused("barycenter set create --run r --last 2 --best 2 --metric m"));

@@ -167,7 +167,7 @@ fn to_wire(event: &event::Event) -> Event {
     }
 }
 
-fn kind_to_wire(kind: event::EventKind) -> EventKind {
+pub(super) fn kind_to_wire(kind: event::EventKind) -> EventKind {
     match kind {
         event::EventKind::JobQueued => EventKind::JobQueued,
         event::EventKind::JobStarted => EventKind::JobStarted,

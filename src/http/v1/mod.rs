@@ -17,6 +17,7 @@ mod rules;
 mod runs;
 mod tus;
 mod uploads;
+mod webhooks;
 mod workers;
 
 use super::ApiRouter;
@@ -33,6 +34,7 @@ pub(super) fn router() -> ApiRouter {
         .merge(jobs::router())
         .merge(leases::router())
         .merge(events::router())
+        .merge(webhooks::router())
         .merge(workers::router())
         .merge(projects::router())
         .merge(artifacts::router())

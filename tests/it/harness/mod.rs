@@ -16,9 +16,11 @@ use barycenter::{
     app::reaper,
     config::{
         AuthConfig, Config, DatabaseConfig, DeletionConfig, HttpConfig, LeaseConfig, StorageConfig, UploadConfig,
+        WebhookConfig,
     },
     domain::clock::ManualClock,
     http,
+    outbound::Outbound,
     state::AppState,
     storage::Store,
     telemetry,
@@ -50,6 +52,7 @@ impl TestApp {
         let clock = Arc::new(ManualClock::new(start));
         let mut config = config();
         change(&mut config);
+        let outbound = Outbound::new(&config.webhooks).unwrap();
         let jobs_changed = barycenter::db::notify::JobChanges::default();
         let state = AppState {
             pool,
@@ -60,9 +63,16 @@ impl TestApp {
             jobs_changed,
             events: barycenter::state::event_channel(),
             stopping: tokio_util::sync::CancellationToken::new(),
+            outbound,
             metrics: telemetry::metrics_recorder().unwrap().handle(),
         };
         Self { router: http::router(state.clone()), state, clock }
+    }
+
+    /// Lets the server speak to receivers in another way.
+    pub fn replace_outbound(&mut self, outbound: Outbound) {
+        self.state.outbound = outbound;
+        self.router = http::router(self.state.clone());
     }
 
     /// Sends a request; the body of the response may have no end.
@@ -168,5 +178,6 @@ fn config() -> Config {
             min_part_bytes: 1024,
         },
         deletion: DeletionConfig { delete_grace_seconds: 3600 },
+        webhooks: WebhookConfig { webhook_allow: Vec::new(), webhook_timeout_seconds: 5 },
     }
 }

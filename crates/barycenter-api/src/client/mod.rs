@@ -14,6 +14,7 @@ mod runs;
 mod tracking;
 mod transfer;
 mod uploads;
+mod webhooks;
 mod workers;
 
 use std::{net::IpAddr, time::Duration};
