@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{events, gc, reaper, sweeper},
+    app::{events, gc, policies, reaper, sweeper},
     config::Config,
     db::{self, notify::JobChanges},
     domain::{clock::SystemClock, collection::Collected},
@@ -49,6 +49,7 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
     tasks.spawn(sweeper::run(state.clone(), stop.clone()));
     tasks.spawn(events::run(state.clone(), stop.clone()));
     tasks.spawn(gc::run(state.clone(), stop.clone()));
+    tasks.spawn(policies::run(state.clone(), stop.clone()));
     tasks.spawn(state.jobs_changed.clone().listen(state.pool.clone(), stop.clone()));
     tasks.close();
     let pool = state.pool.clone();

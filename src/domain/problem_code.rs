@@ -64,6 +64,7 @@ problem_codes! {
     UploadNotFound = "upload_not_found", 404, Never, "There is no such upload, or it was aborted or removed";
     ObjectNotFound = "object_not_found", 404, Never, "There is no object at the URL";
     AliasNotFound = "alias_not_found", 404, Never, "The run has no such alias";
+    PolicyNotFound = "policy_not_found", 404, Never, "The run has no policy";
     FileNotFound = "file_not_found", 404, Never, "There is no such file";
     MethodNotAllowed = "method_not_allowed", 405, Never, "The path does not support this method";
     PrefixNotAllowed = "prefix_not_allowed", 403, Never, "The URL does not lie below a prefix that the server allows";
