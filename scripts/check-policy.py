@@ -173,9 +173,12 @@ threading.Thread(target=follow, args=(averaged, heard, stop), daemon=True).start
 while not heard:
     time.sleep(0.01)
 started, with_policy = train(averaged, train_data, test_data, stop)
-while not stop.is_set() and any(r["state"] == "running" for r in call("GET", f"/v1/runs/{averaged}/policy/refreshes")["items"]):
+told = lambda: sum(event["kind"] in ("policy.refreshed", "policy.refresh_failed") for _, event in heard)
+while True:
+    refreshes = list(reversed(call("GET", f"/v1/runs/{averaged}/policy/refreshes")["items"]))
+    if all(refresh["finished_at"] for refresh in refreshes) and told() == len(refreshes):
+        break
     time.sleep(0.2)
-refreshes = list(reversed(call("GET", f"/v1/runs/{averaged}/policy/refreshes")["items"]))
 
 print("without a policy\n  seconds  epoch  test loss of the checkpoint")
 for seconds, epoch, loss in without[4::5]:
