@@ -8,7 +8,7 @@ use sqlx::PgPool;
 
 use crate::{
     harness::{TestResponse, json_request},
-    scene::{Scene, checkpoint, finish_body, floats, safetensors},
+    scene::{Scene, checkpoint, finish_body},
 };
 
 const POLICY: &str = "/v1/runs/demo/policy";
@@ -303,23 +303,28 @@ async fn a_refresh_that_fails_is_told_and_the_next_one_goes_on_from_the_last_res
     let error = failed.error.as_ref().unwrap();
     assert_eq!((failed.state, error.code.as_str()), (RefreshState::Failed, "invalid_input"));
 
-    // A checkpoint of another layout: no set, no job, but a refresh that tells why.
-    let other = safetensors(&[("0.weight", "F32", &[1, 2], floats(&[1.0; 2]))]);
-    scene.app.put("/v1/runs/demo/checkpoints/60", other).await.json::<Value>(201);
-    push(&scene, [61]).await;
+    // More weights than there are candidates: no set, no job, but a refresh that tells why.
+    let mut job = rules()["job"].clone();
+    job["method"] = json!({"kind": "fixed", "weights": [1.0; 16]});
+    set(&scene, json!({"job": job, "window": {"last": 16}})).await;
+    push(&scene, [60, 61]).await;
     let sets = scene.app.count("candidate_sets").await;
     round(&scene).await;
     round(&scene).await;
     let refused = refreshes(&scene).await.pop().unwrap();
     let error = refused.error.as_ref().unwrap();
     assert_eq!((refused.number, refused.state, refused.job_id), (3, RefreshState::Failed, None));
-    assert_eq!(error.code, "layout_differs");
-    assert!(error.message.contains("step 60"), "{}", error.message);
+    assert_eq!(error.code, "invalid_field");
+    assert!(error.message.contains("method.weights: 16 weights do not fit 9 candidates"), "{}", error.message);
     assert_eq!(scene.app.count("candidate_sets").await, sets);
 
-    push(&scene, [70]).await;
+    set(&scene, json!({})).await;
     let last = refresh(&scene, 71, 0.4).await;
-    assert_eq!((last.state, last.started_from.is_some()), (RefreshState::Improved, false), "71, 70 and 72 are all new");
+    assert_eq!(
+        (last.state, last.started_from),
+        (RefreshState::Improved, None),
+        "its window shares nothing with the first"
+    );
     assert_eq!(last.compared_with, Some(first.number));
     let failures: Vec<_> =
         events(&scene).await.into_iter().filter(|(kind, _)| kind == "policy.refresh_failed").collect();
@@ -383,7 +388,6 @@ async fn two_servers_begin_every_refresh_once_and_every_checkpoint_counts_once(p
         let count = turn % 4;
         let steps = (0..count).map(|place| 100 + 10 * turn + place);
         let pushes = futures::future::join_all(steps.map(|step| push(&scene, [step])));
-        let look = |state| async move { policies::round(state).await };
         let ends = async {
             let answer = scene.try_claim().await;
             if answer.status == 201 {
@@ -394,7 +398,7 @@ async fn two_servers_begin_every_refresh_once_and_every_checkpoint_counts_once(p
                 scene.finish(&lease, body).await.json::<Job>(200);
             }
         };
-        let (_, a, b, ()) = tokio::join!(pushes, look(&first), look(&second), ends);
+        let (_, a, b, ()) = tokio::join!(pushes, policies::round(&first), policies::round(&second), ends);
         a.unwrap();
         b.unwrap();
         pushed += count as u64;

@@ -1,6 +1,9 @@
 //! `barycenter policy`.
 
-use std::{io::Read as _, path::PathBuf};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use barycenter_api::{
@@ -64,7 +67,7 @@ pub async fn run(client: &Client, output: &Output, command: PolicyCommand) -> an
     Ok(Outcome::Success)
 }
 
-fn read(file: &PathBuf) -> anyhow::Result<SetPolicy> {
+fn read(file: &Path) -> anyhow::Result<SetPolicy> {
     let mut text = String::new();
     if file.as_os_str() == "-" {
         std::io::stdin().read_to_string(&mut text).context("standard input")?;

@@ -93,22 +93,40 @@ pub async fn set_policy(state: &AppState, run: &str, set: SetPolicy, preconditio
     if let Some(current) = current.as_ref().filter(|_| before.as_ref() == Some(&set)) {
         return to_wire(current);
     }
-    let keeps_target = before.is_some_and(|before| before.target == set.target);
-    let row = PolicyRow {
-        run_id: run.run_id,
-        every: set.every.into(),
-        enabled: set.enabled,
-        spec: serde_json::to_value(&set).map_err(AppError::internal)?,
-        revision_id: state.clock.new_id(),
-        new_checkpoints: current.as_ref().map_or(0, |current| current.new_checkpoints),
-        without_improvement: 0,
-        target_reached_at: current.as_ref().and_then(|current| current.target_reached_at).filter(|_| keeps_target),
-        best_number: current.as_ref().and_then(|current| current.best_number),
-        created_at: current.as_ref().map_or_else(|| state.clock.now(), |current| current.created_at),
-    };
+    let row = changed(state, &run, &set, current.zip(before))?;
     db::policies::save_policy(&mut transaction, &row).await?;
     commit(transaction).await?;
     to_wire(&row)
+}
+
+/// The policy as it is stored after a change: what it has counted and found stays, refreshes without improvement are counted anew,
+/// and another target can be reached anew.
+fn changed(
+    state: &AppState,
+    run: &Run,
+    set: &SetPolicy,
+    before: Option<(PolicyRow, SetPolicy)>,
+) -> AppResult<PolicyRow> {
+    let new = PolicyRow {
+        run_id: run.run_id,
+        every: set.every.into(),
+        enabled: set.enabled,
+        spec: serde_json::to_value(set).map_err(AppError::internal)?,
+        revision_id: state.clock.new_id(),
+        new_checkpoints: 0,
+        without_improvement: 0,
+        target_reached_at: None,
+        best_number: None,
+        created_at: state.clock.now(),
+    };
+    let Some((current, before)) = before else { return Ok(new) };
+    Ok(PolicyRow {
+        new_checkpoints: current.new_checkpoints,
+        target_reached_at: current.target_reached_at.filter(|_| before.target == set.target),
+        best_number: current.best_number,
+        created_at: current.created_at,
+        ..new
+    })
 }
 
 fn check(set: &SetPolicy) -> AppResult<()> {
