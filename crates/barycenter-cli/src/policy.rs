@@ -14,7 +14,7 @@ use clap::Subcommand;
 
 use crate::{
     exit::{Outcome, usage},
-    output::{self, Output},
+    output::Output,
     shown::{Shown, time},
 };
 
