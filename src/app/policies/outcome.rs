@@ -156,12 +156,11 @@ async fn find_yardstick(conn: &mut PgConnection, job: &JobRow) -> AppResult<(u64
     let spec: JobSpec = jobs::document("spec", job.job_id.0, job.spec.clone())?;
     let datasets = db::job_inputs::list_job_datasets(conn, job.job_id).await?;
     let ids: HashMap<&str, DatasetId> = datasets.iter().map(|row| (row.named.as_str(), row.dataset_id)).collect();
-    let select = match &spec.data.select {
-        Some(select) => ids.get(select.as_str()).map(|id| (*id, None)),
-        None => {
-            let split = (spec.data.select_fraction.unwrap_or_default().to_bits(), spec.seed);
-            ids.get(spec.data.fit.as_str()).map(|id| (*id, Some(split)))
-        }
+    let select = if let Some(select) = &spec.data.select {
+        ids.get(select.as_str()).map(|id| (*id, None))
+    } else {
+        let split = (spec.data.select_fraction.unwrap_or_default().to_bits(), spec.seed);
+        ids.get(spec.data.fit.as_str()).map(|id| (*id, Some(split)))
     };
     let objective = spec.objective.as_ref().map(std::mem::discriminant);
     Ok((spec.seed, Yardstick { select, objective }))
