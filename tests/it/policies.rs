@@ -305,7 +305,7 @@ async fn a_refresh_that_fails_is_told_and_the_next_one_goes_on_from_the_last_res
 
     // More weights than there are candidates: no set, no job, but a refresh that tells why.
     let mut job = rules()["job"].clone();
-    job["method"] = json!({"kind": "fixed", "weights": [1.0; 16]});
+    job["method"] = json!({"kind": "fixed", "weights": vec![1.0; 16]});
     set(&scene, json!({"job": job, "window": {"last": 16}})).await;
     push(&scene, [60, 61]).await;
     let sets = scene.app.count("candidate_sets").await;
