@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{events, gc, reaper, sweeper, webhooks},
+    app::{events, gc, policies, reaper, sweeper, webhooks},
     config::Config,
     db::{self, notify::JobChanges},
     domain::{clock::SystemClock, collection::Collected},
@@ -53,6 +53,7 @@ pub async fn serve(state: AppState, listener: TcpListener, stop: CancellationTok
     tasks.spawn(events::run(state.clone(), stop.clone()));
     tasks.spawn(webhooks::run(state.clone(), stop.clone()));
     tasks.spawn(gc::run(state.clone(), stop.clone()));
+    tasks.spawn(policies::run(state.clone(), stop.clone()));
     tasks.spawn(state.jobs_changed.clone().listen(state.pool.clone(), stop.clone()));
     tasks.close();
     let pool = state.pool.clone();

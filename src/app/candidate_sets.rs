@@ -1,5 +1,6 @@
 //! Candidate sets.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{
@@ -121,25 +122,37 @@ pub async fn create_candidate_set(
     if let Some(reply) = idempotency::replay(&mut transaction, request, now).await? {
         return Ok(reply);
     }
-    let runs = find_runs(&mut transaction, run, &new.other_runs).await?;
-    let members = members::choose(&mut transaction, &runs, &new.rule).await?;
-    let layout_blake3 = common_layout(&mut transaction, &members).await?;
+    let set = freeze(state, &mut transaction, run, new, now).await?;
+    let reply = render(set)?;
+    idempotency::record(&mut transaction, request, &reply).await?;
+    commit(transaction).await?;
+    Ok(reply)
+}
+
+/// Chooses the members of a sound set and freezes them, in a transaction at hand; the runs are locked until it ends.
+pub(super) async fn freeze(
+    state: &AppState,
+    conn: &mut PgConnection,
+    run: &str,
+    new: NewCandidateSet,
+    now: DateTime<Utc>,
+) -> AppResult<CandidateSet> {
+    let runs = find_runs(conn, run, &new.other_runs).await?;
+    let members = members::choose(conn, &runs, &new.rule).await?;
+    let layout_blake3 = common_layout(conn, &members).await?;
     let set = CandidateSet {
         candidate_set_id: CandidateSetId(state.clock.new_id()),
         run_id: runs[0].run_id,
         other_run_ids: runs[1..].iter().map(|run| run.run_id).collect(),
-        version: next_version(&mut transaction, runs[0].run_id, new.name.as_deref()).await?,
+        version: next_version(conn, runs[0].run_id, new.name.as_deref()).await?,
         name: new.name,
         rule: new.rule,
         layout_blake3,
         members,
         created_at: now,
     };
-    db::candidate_sets::insert_candidate_set(&mut transaction, &set).await?;
-    let reply = render(set)?;
-    idempotency::record(&mut transaction, request, &reply).await?;
-    commit(transaction).await?;
-    Ok(reply)
+    db::candidate_sets::insert_candidate_set(conn, &set).await?;
+    Ok(set)
 }
 
 /// The set's own run, then the others.

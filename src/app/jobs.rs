@@ -63,8 +63,23 @@ pub async fn submit_job(
     if let Some(known) = idempotency::replay(&mut transaction, request, now).await? {
         return Ok(known);
     }
-    let resolved = spec::resolve(&mut transaction, spec).await?;
-    hold_inputs(&mut transaction, &resolved.spec).await?;
+    let job_id = queue(state, &mut transaction, spec, now).await?;
+    let reply = reply(&read_job(&mut transaction, job_id, now).await?)?;
+    idempotency::record(&mut transaction, request, &reply).await?;
+    commit(transaction).await?;
+    tracing::info!(job.id = %job_id, "queued a job");
+    Ok(reply)
+}
+
+/// Checks a spec and queues its job, in a transaction at hand.
+pub(super) async fn queue(
+    state: &AppState,
+    conn: &mut PgConnection,
+    spec: JobSpec,
+    now: DateTime<Utc>,
+) -> AppResult<JobId> {
+    let resolved = spec::resolve(conn, spec).await?;
+    hold_inputs(conn, &resolved.spec).await?;
     let scheduling = resolved.spec.scheduling;
     let job_id = JobId(state.clock.new_id());
     let new = NewJob {
@@ -73,19 +88,15 @@ pub async fn submit_job(
         candidate_set_id: resolved.spec.candidate_set_id.into(),
         spec: serde_json::to_value(&resolved.spec).map_err(AppError::internal)?,
         estimate: serde_json::to_value(resolved.estimate).map_err(AppError::internal)?,
-        project: db::runs::find_project(&mut transaction, resolved.run_id).await?,
+        project: db::runs::find_project(conn, resolved.run_id).await?,
         priority: scheduling.priority,
         deadline_at: scheduling.deadline_seconds.map(|seconds| now + TimeDelta::seconds(seconds as i64)),
         projection_key: resolved.projection_key,
         datasets: resolved.datasets,
         created_at: now,
     };
-    db::jobs::insert(&mut transaction, &new).await?;
-    let reply = reply(&read_job(&mut transaction, job_id, now).await?)?;
-    idempotency::record(&mut transaction, request, &reply).await?;
-    commit(transaction).await?;
-    tracing::info!(job.id = %job_id, "queued a job");
-    Ok(reply)
+    db::jobs::insert(conn, &new).await?;
+    Ok(job_id)
 }
 
 /// Keeps set and base checkpoint from being deleted until the job that needs them is there to be seen.

@@ -1,7 +1,8 @@
 //! The worker protocol after the claim: heartbeat, finish, fail. A lease id is the fencing token of an attempt.
 
 use barycenter_api::{
-    Bytes64, Constraint, Directive as WireDirective, Fail, Finish, Heartbeat, HeartbeatReply, Job, JobSpec, MethodSpec,
+    Bytes64, Constraint, Directive as WireDirective, Fail, Finish, Heartbeat, HeartbeatReply, Job, JobSpec,
+    MAX_SELECT_LOSSES, MethodSpec, SelectLosses,
 };
 use sqlx::PgConnection;
 
@@ -104,6 +105,9 @@ pub async fn finish_job(state: &AppState, lease_id: LeaseId, finish: &Finish) ->
     let sums_to_one = sums_to_one(&mut transaction, job.job_id).await?;
     let given = history::GivenCoefficients { blocks: &finish.blocks, values: &finish.coefficients.0, sums_to_one };
     history::save_coefficients(&mut transaction, &job, &given).await?;
+    if let Some(losses) = &finish.select_losses {
+        db::policy_refreshes::save_select_losses(&mut transaction, job.job_id, &kept(losses)?).await?;
+    }
     let publication = artifacts::Publication {
         lease_id,
         job: &job,
@@ -123,6 +127,22 @@ pub async fn finish_job(state: &AppState, lease_id: LeaseId, finish: &Finish) ->
     jobs::measure_end(job.started_at, to, now);
     tracing::info!(job.id = %job.job_id, job.attempt = attempt.attempt, "a job succeeded");
     Ok(ended)
+}
+
+/// The losses in the form in which they are kept.
+fn kept(given: &SelectLosses) -> AppResult<db::policy_refreshes::SelectLosses> {
+    const FIELD: &str = "select_losses.losses";
+    let losses: Vec<f32> = given.losses.0.iter().map(|loss| *loss as f32).collect();
+    if losses.len() > MAX_SELECT_LOSSES {
+        return Err(AppError::invalid_field(FIELD, format!("must be at most {MAX_SELECT_LOSSES}")));
+    }
+    if losses.iter().any(|loss| !loss.is_finite()) {
+        return Err(AppError::invalid_field(FIELD, "must be finite numbers"));
+    }
+    if given.weights.as_ref().is_some_and(|weights| weights.len() != losses.len() || weights.contains(&0)) {
+        return Err(AppError::invalid_field("select_losses.weights", "must be above 0, one for each loss"));
+    }
+    Ok(db::policy_refreshes::SelectLosses { losses, weights: given.weights.clone() })
 }
 
 /// Ends an attempt without an artifact: the job is queued again, fails or is cancelled. Repeating the call returns the

@@ -29,6 +29,7 @@ pub mod leases;
 pub mod lineage;
 mod members;
 pub mod multipart;
+pub mod policies;
 pub mod projects;
 pub mod reaper;
 pub mod register;

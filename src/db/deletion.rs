@@ -60,13 +60,20 @@ pub async fn find_user_of_candidate_set(conn: &mut PgConnection, id: CandidateSe
     Ok(user.fetch_optional(conn).await?)
 }
 
-/// In words, what needs this job: its artifact, or a job that starts where it ended.
+/// In words, what needs this job: its artifact, a job that starts where it ended, or the policy of its run.
 pub async fn find_user_of_job(conn: &mut PgConnection, id: JobId) -> DbResult<Option<String>> {
     let user = sqlx::query_scalar!(
         r#"select 'the artifact ' || artifact_id as "user!" from artifacts where job_id = $1 and deleted_at is null
            union all
            select 'the job ' || job_id from jobs
            where state in ('queued', 'running') and spec #>> '{method,start,job}' = $1::uuid::text
+           union all
+           -- What the next refresh starts from and is compared with, and one whose outcome is not told.
+           select 'the policy of its run' from policy_refreshes r join policies p using (run_id)
+           where r.job_id = $1
+             and (r.state = 'running' or r.number = p.best_number or r.number = (
+                 select max(number) from policy_refreshes o
+                 where o.run_id = r.run_id and o.state in ('improved', 'not_improved')))
            limit 1"#,
         id.0
     );

@@ -24,6 +24,8 @@ pub mod leases;
 pub mod migrations;
 pub mod multipart_uploads;
 pub mod notify;
+pub mod policies;
+pub mod policy_refreshes;
 pub mod projects;
 pub mod queue;
 pub mod retention;

@@ -2,16 +2,18 @@
 //!
 //! A notification is a hint, never the truth: waiters look at the table when they are woken, and once a second anyway.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{PgPool, postgres::PgListener};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{ids::JobId, job::JobState};
 
 /// Channel on which the trigger of migration 2 reports changes of state.
 const CHANNEL: &str = "barycenter_jobs";
+/// Channel on which the trigger of migration 11 tells that a run with a policy has a new checkpoint.
+const POLICIES: &str = "barycenter_policies";
 /// Changes kept for a slow waiter; one that falls further behind simply looks at the table.
 const BACKLOG: usize = 1024;
 /// Pause before a lost connection is tried again.
@@ -30,12 +32,13 @@ pub struct JobChange {
 #[derive(Clone, Debug)]
 pub struct JobChanges {
     sender: broadcast::Sender<JobChange>,
+    policies: Arc<Notify>,
 }
 
 impl Default for JobChanges {
     /// Changes that nobody reports: waiters live on looking once a second.
     fn default() -> Self {
-        Self { sender: broadcast::channel(BACKLOG).0 }
+        Self { sender: broadcast::channel(BACKLOG).0, policies: Arc::default() }
     }
 }
 
@@ -49,6 +52,11 @@ impl JobChanges {
     /// Sees every change from now on. Subscribe first, then look at the table: no change falls between.
     pub fn subscribe(&self) -> Subscription {
         Subscription { receiver: self.sender.subscribe() }
+    }
+
+    /// Returns once a run with a policy has a new checkpoint; at once where it had one since the last call. For one waiter.
+    pub async fn policy_counted(&self) {
+        self.policies.notified().await;
     }
 
     /// Listens until told to stop, on one connection of the pool, and connects again when it is lost.
@@ -69,10 +77,13 @@ impl JobChanges {
 
     async fn pass_on(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         let mut listener = PgListener::connect_with(pool).await?;
-        listener.listen(CHANNEL).await?;
+        listener.listen_all([CHANNEL, POLICIES]).await?;
         loop {
             let notification = listener.recv().await?;
-            self.report(notification.payload());
+            match notification.channel() {
+                POLICIES => self.policies.notify_one(),
+                _ => self.report(notification.payload()),
+            }
         }
     }
 

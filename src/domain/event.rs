@@ -13,7 +13,7 @@ pub const KEEP_FOR: chrono::TimeDelta = chrono::TimeDelta::days(7);
 /// How many are kept at most.
 pub const KEEP_AT_MOST: i64 = 1_000_000;
 
-/// What happened. Triggers write the words (migration 9).
+/// What happened. Triggers write the words (migrations 9 and 11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// A job was submitted.
@@ -38,11 +38,21 @@ pub enum EventKind {
     CandidateSetCreated,
     /// A name of a run names something else.
     AliasMoved,
+    /// A refresh of a policy has a result.
+    PolicyRefreshed,
+    /// It is better than the best before.
+    PolicyImproved,
+    /// It reached the target.
+    PolicyTargetReached,
+    /// As many refreshes as the policy has patience for did not improve.
+    PolicyStalled,
+    /// A refresh ended without a result.
+    PolicyRefreshFailed,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::JobQueued,
         Self::JobStarted,
         Self::JobPhase,
@@ -54,6 +64,11 @@ impl EventKind {
         Self::CheckpointPushed,
         Self::CandidateSetCreated,
         Self::AliasMoved,
+        Self::PolicyRefreshed,
+        Self::PolicyImproved,
+        Self::PolicyTargetReached,
+        Self::PolicyStalled,
+        Self::PolicyRefreshFailed,
     ];
 
     /// The word for it in SQL and JSON.
@@ -70,6 +85,11 @@ impl EventKind {
             Self::CheckpointPushed => "checkpoint.pushed",
             Self::CandidateSetCreated => "candidate_set.created",
             Self::AliasMoved => "alias.moved",
+            Self::PolicyRefreshed => "policy.refreshed",
+            Self::PolicyImproved => "policy.improved",
+            Self::PolicyTargetReached => "policy.target_reached",
+            Self::PolicyStalled => "policy.stalled",
+            Self::PolicyRefreshFailed => "policy.refresh_failed",
         }
     }
 
@@ -151,7 +171,10 @@ mod tests {
 
     #[test]
     fn every_kind_that_a_trigger_writes_is_known_and_the_other_way_round() {
-        let migration = include_str!("../../migrations/0009_events.sql");
+        let migration = concat!(
+            include_str!("../../migrations/0009_events.sql"),
+            include_str!("../../migrations/0011_policies.sql")
+        );
         for kind in EventKind::ALL {
             let word = kind.as_str();
             let is_state = kind.ends_job() && migration.contains("'job.' || new.state");

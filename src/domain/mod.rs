@@ -21,6 +21,7 @@ pub mod lease;
 pub mod metadata;
 pub mod name;
 pub mod page;
+pub mod policy;
 pub mod precondition;
 pub mod problem_code;
 pub mod project;

@@ -64,6 +64,7 @@ problem_codes! {
     UploadNotFound = "upload_not_found", 404, Never, "There is no such upload, or it was aborted or removed";
     ObjectNotFound = "object_not_found", 404, Never, "There is no object at the URL";
     AliasNotFound = "alias_not_found", 404, Never, "The run has no such alias";
+    PolicyNotFound = "policy_not_found", 404, Never, "The run has no policy";
     FileNotFound = "file_not_found", 404, Never, "There is no such file";
     WebhookNotFound = "webhook_not_found", 404, Never, "There is no such webhook";
     DeliveryNotFound = "delivery_not_found", 404, Never, "The webhook has no such delivery, or it is no longer kept";

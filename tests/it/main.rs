@@ -29,6 +29,7 @@ mod multipart;
 mod multipart_contents;
 mod multipart_faults;
 mod openapi;
+mod policies;
 mod problems;
 mod refused_uploads;
 mod register;

@@ -41,6 +41,21 @@ pub enum EventKind {
     /// A name of a run names something else.
     #[serde(rename = "alias.moved")]
     AliasMoved,
+    /// A refresh of a policy has a result.
+    #[serde(rename = "policy.refreshed")]
+    PolicyRefreshed,
+    /// It is better than the best before.
+    #[serde(rename = "policy.improved")]
+    PolicyImproved,
+    /// It reached the target.
+    #[serde(rename = "policy.target_reached")]
+    PolicyTargetReached,
+    /// As many refreshes as the policy has patience for did not improve.
+    #[serde(rename = "policy.stalled")]
+    PolicyStalled,
+    /// A refresh ended without a result.
+    #[serde(rename = "policy.refresh_failed")]
+    PolicyRefreshFailed,
 }
 
 /// An event; the `data` of a server-sent event whose `id` is `event_id` and whose `event` is `kind`.

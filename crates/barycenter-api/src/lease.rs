@@ -172,7 +172,26 @@ pub struct Finish {
     /// does not merge by these rules to the last bit leaves it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merge: Option<MergePlan>,
+    /// Select losses of what was returned, sample by sample: what a policy compares its refreshes by. At most 100000; a worker that
+    /// has more, or none, leaves them out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select_losses: Option<SelectLosses>,
 }
+
+/// Losses of the samples of the select part, in the order of the data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SelectLosses {
+    /// One a sample.
+    #[schema(value_type = String)]
+    pub losses: Floats,
+    /// What each weighs in the mean: its tokens that count; absent where all weigh the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Vec<u32>>,
+}
+
+/// The most losses that a `Finish` holds.
+pub const MAX_SELECT_LOSSES: usize = 100_000;
 
 /// Ends an attempt without an artifact.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

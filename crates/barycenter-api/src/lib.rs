@@ -19,6 +19,7 @@ mod job;
 mod lease;
 mod merge;
 mod page;
+mod policy;
 mod problem;
 mod project;
 mod report;
@@ -55,11 +56,14 @@ pub use job::{
     Progress, SubmitQuery, ValidatedJob, WaitReason, Waiting,
 };
 pub use lease::{
-    Claim, Directive, Fail, Finish, Heartbeat, HeartbeatReply, Lease, LeasedCandidate, LeasedDataset, Snapshot,
-    StoredArtifact,
+    Claim, Directive, Fail, Finish, Heartbeat, HeartbeatReply, Lease, LeasedCandidate, LeasedDataset,
+    MAX_SELECT_LOSSES, SelectLosses, Snapshot, StoredArtifact,
 };
 pub use merge::{MergePlan, MergeRules, MergedTensor};
 pub use page::{ListQuery, Page};
+pub use policy::{
+    JobTemplate, Policy, PolicyMetric, PolicyRefresh, PolicyTarget, PolicyWindow, RefreshState, SetPolicy,
+};
 pub use problem::{FieldError, Problem};
 pub use project::{Project, SetProject};
 pub use report::{

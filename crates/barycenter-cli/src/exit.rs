@@ -6,7 +6,7 @@ use barycenter_api::client::ClientError;
 
 /// What each exit code means, for `--help`.
 pub const EXIT_CODES: &str = "Exit codes:\n  0  success\n  1  the job failed, or another error\n  2  wrong usage\n  \
-    3  the job was cancelled\n  4  not found\n  5  the token is missing or not accepted";
+    3  the job was cancelled\n  4  not found\n  5  the token is missing or not accepted\n  6  what was waited for has not happened in time";
 
 /// How a command that ran to its end ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Outcome {
     JobFailed,
     /// The job was cancelled.
     JobCancelled,
+    /// What was waited for has not happened in time.
+    TimedOut,
 }
 
 /// The caller asked for something that makes no sense.
@@ -42,6 +44,7 @@ pub fn code(outcome: anyhow::Result<Outcome>) -> ExitCode {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::JobFailed) => ExitCode::from(1),
         Ok(Outcome::JobCancelled) => ExitCode::from(3),
+        Ok(Outcome::TimedOut) => ExitCode::from(6),
         // `barycenter run list | head`: the reader has had enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

@@ -13,6 +13,7 @@ mod exit;
 mod gather;
 mod job;
 mod output;
+mod policy;
 mod progress;
 mod project;
 mod push;
@@ -58,6 +59,9 @@ pub enum Command {
     /// Averaging jobs.
     #[command(after_help = EXIT_CODES)]
     Job(On<job::JobCommand>),
+    /// Policies: runs that average again after every so many checkpoints.
+    #[command(after_help = EXIT_CODES)]
+    Policy(On<policy::PolicyCommand>),
     /// Projects, which share the workers.
     #[command(after_help = EXIT_CODES)]
     Project(On<project::ProjectCommand>),
@@ -105,6 +109,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Dataset(on) => dataset::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Set(on) => set::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Job(on) => job::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Policy(on) => policy::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Project(on) => project::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Artifact(on) => artifact::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Webhook(on) => webhook::run(&on.global.connect()?, &on.global.output(), on.command).await,

@@ -1,7 +1,9 @@
 //! `barycenter run`.
 
+use std::{ops::ControlFlow, time::Duration};
+
 use barycenter_api::{
-    CreateRun, EditRun, ListQuery, SetAlias,
+    CreateRun, EditRun, EventKind, ListQuery, SetAlias,
     client::{Client, Unless},
 };
 use clap::{ArgGroup, Args, Subcommand};
@@ -11,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     deletion,
     exit::Outcome,
-    output::Output,
+    output::{self, Output},
     retention::{self, RetentionCommand},
 };
 
@@ -49,6 +51,20 @@ pub enum RunCommand {
     /// Which checkpoints of a run are kept.
     #[command(subcommand)]
     Retention(RetentionCommand),
+    /// Wait for one of these events of a run and print it; for training loops, which stop or decay then.
+    Wait {
+        /// Name or id.
+        run: String,
+        /// Kinds of events, separated by commas, such as `policy.target_reached,policy.stalled`.
+        #[arg(long = "event", required = true, value_delimiter = ',', value_parser = kind, value_name = "KIND")]
+        kinds: Vec<EventKind>,
+        /// Also those that happened after this event; without it only what happens from now on counts.
+        #[arg(long, value_name = "EVENT_ID")]
+        after: Option<i64>,
+        /// Give up after so many seconds, with exit code 6.
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+    },
     /// Delete a run with all that it has.
     Delete {
         /// Name or id.
@@ -156,6 +172,31 @@ async fn alias(client: &Client, output: &Output, command: AliasCommand) -> anyho
     }
 }
 
+fn kind(text: &str) -> Result<EventKind, String> {
+    serde_json::from_value(text.into()).map_err(|_| format!("`{text}` is no kind of event"))
+}
+
+async fn wait(
+    client: &Client,
+    run: &str,
+    kinds: &[EventKind],
+    after: Option<i64>,
+    timeout: Option<u64>,
+) -> anyhow::Result<Outcome> {
+    let following = client.follow_run(run, after, |event| {
+        if kinds.contains(&event.kind) { ControlFlow::Break(event) } else { ControlFlow::Continue(()) }
+    });
+    let found = match timeout {
+        None => following.await?,
+        Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), following).await {
+            Ok(found) => found?,
+            Err(_) => return Ok(Outcome::TimedOut),
+        },
+    };
+    output::write_json(&found)?;
+    Ok(Outcome::Success)
+}
+
 fn object(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|e| format!("not a JSON object: {e}"))
 }
@@ -178,6 +219,7 @@ pub async fn run(client: &Client, output: &Output, command: RunCommand) -> anyho
         }
         RunCommand::Alias(command) => alias(client, output, command).await?,
         RunCommand::Retention(command) => retention::run(client, output, command).await?,
+        RunCommand::Wait { run, kinds, after, timeout } => return wait(client, &run, &kinds, after, timeout).await,
         RunCommand::Delete { run } => {
             let found = client.find_run(&run).await?;
             let deleted = client.delete_run(&found.run_id.to_string()).await?;

@@ -155,6 +155,23 @@ fn every_documented_line_about_webhooks_is_understood() {
 }
 
 #[test]
+fn every_documented_line_about_policies_is_understood() {
+    for line in [
+        "policy set resnet --file policy.json",
+        "policy set resnet --file -",
+        "policy show resnet",
+        "policy refreshes resnet --limit 5",
+        "policy delete resnet",
+        "run wait resnet --event policy.target_reached,policy.stalled",
+        "run wait resnet --event policy.stalled --after 12 --timeout 60",
+    ] {
+        parse(&format!("barycenter {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+    assert!(refused("barycenter run wait r").contains("--event"));
+    assert!(refused("barycenter run wait r --event policy.bored").contains("policy.bored"));
+}
+
+#[test]
 fn wrong_usage_is_refused_by_name() {
     insta::assert_snapshot!(refused("barycenter set create --run r"));
     insta::assert_snapshot!(refused("barycenter set create --run r --last 2 --best 2 --metric m"));

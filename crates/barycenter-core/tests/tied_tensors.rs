@@ -13,7 +13,7 @@ use barycenter_core::{
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
     data::{Augmentation, Dataset},
     network::{Gpt2Sizes, Network, NetworkSpec, Role, Statistics},
-    objective::Loss,
+    objective::{Loss, SampleResults},
 };
 
 const MASK: &str = "transformer.h.0.attn.bias";
@@ -76,6 +76,7 @@ fn merged(candidates: &[CheckpointFile]) -> CheckpointFile {
         chosen: "twa",
         coefficients: first.iter().copied().chain(first.iter().map(|a| 1.0 - a)).collect(),
         statistics: Statistics::default(),
+        select: SampleResults { losses: Vec::new(), weights: Vec::new(), correct: None },
         methods: Vec::new(),
         fit: None,
         geometry: None,

@@ -19,7 +19,7 @@ use crate::{
     compute::{self, Inputs, Product},
     fetch::Model,
     journal::{Ending, Journal},
-    report::report,
+    report::{report, select_losses},
 };
 
 /// People watch progress; the lease alone would be content with a heartbeat every several seconds.
@@ -164,6 +164,7 @@ impl Attempt<'_> {
             coefficients: Floats(product.outcome.coefficients.clone()),
             report: report(&self.lease, &product, self.journal.phases()),
             merge: product.merge.clone(),
+            select_losses: select_losses(&product.outcome.select),
         };
         let finish = || self.client.finish(lease_id, &finish);
         finish.retry(patience()).when(ClientError::is_transient).await.map_err(Failure::from)?;

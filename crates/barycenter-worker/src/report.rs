@@ -1,10 +1,12 @@
 //! What a job found, in the words of the API.
 
 use barycenter_api::{
-    BatchNormStatistics, Evaluated, Evaluation, FitReport, Geometry, Lease, NearDuplicate, PhaseTime, Report,
+    BatchNormStatistics, Evaluated, Evaluation, FitReport, Floats, Geometry, Lease, MAX_SELECT_LOSSES, NearDuplicate,
+    PhaseTime, Report, SelectLosses,
 };
 use barycenter_core::{
     average::{MethodScores, Scores},
+    objective::SampleResults,
     projection,
 };
 use uuid::Uuid;
@@ -39,6 +41,16 @@ pub(crate) fn report(lease: &Lease, product: &Product, phases: Vec<PhaseTime>) -
         projection_bytes: product.projection_bytes,
         projection_cached: product.projection_cached,
     }
+}
+
+/// The losses of the samples; none where they are too many to be sent.
+pub(crate) fn select_losses(results: &SampleResults) -> Option<SelectLosses> {
+    if results.losses.is_empty() || results.losses.len() > MAX_SELECT_LOSSES {
+        return None;
+    }
+    let losses = Floats(results.losses.iter().copied().map(f64::from).collect());
+    let alike = results.weights.iter().all(|weight| *weight == results.weights[0]);
+    Some(SelectLosses { losses, weights: (!alike).then(|| results.weights.clone()) })
 }
 
 fn geometry(lease: &Lease, found: &projection::Geometry) -> Geometry {

@@ -10,10 +10,11 @@ mod objective;
 mod scheduling;
 mod tensors;
 
-use barycenter_api::{JobSpec, MemoryEstimate, MethodSpec, Start};
-use barycenter_core::average::Sizes;
+use barycenter_api::{JobSpec, JobTemplate, MemoryEstimate, MethodSpec, Start};
+use barycenter_core::{average::Sizes, network::Network};
 pub(super) use scheduling::check_priority;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::{AppError, AppResult, error::Fault, estimate, warm_start};
 use crate::{
@@ -24,6 +25,9 @@ use crate::{
         problem_code::ProblemCode,
     },
 };
+
+/// The field of the job that a fit starts from.
+const START_FIELD: &str = "method.start.job";
 
 /// A spec that was checked.
 #[derive(Clone, Debug)]
@@ -65,23 +69,8 @@ impl Faults {
 /// Checks a spec against what is stored and fills in its defaults; refuses it with every field at fault.
 pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Resolved> {
     let mut faults = Faults::default();
-    objective::check(spec.objective.as_ref(), &mut faults);
-    scheduling::check(&spec.scheduling, &mut faults);
-    let candidates = find_candidates(conn, &spec, &mut faults).await?;
-    method::resolve(&mut spec.method, candidates.as_ref().map(|candidates| candidates.members.len()), &mut faults);
-    let models = lora::models(conn, &spec, candidates.as_ref(), &mut faults).await?;
-    let held = models.as_ref().map(|models| models.tensors.as_slice());
-    let network = network::check(&spec.network, held, &mut faults);
-    let averaged = network.as_deref().and_then(|network| tensors::averaged(&spec, network, held, &mut faults));
-    if let (Some(models), Some(averaged)) = (&models, &averaged) {
-        lora::check_averaged(&spec, models, averaged, &mut faults);
-    }
-    let shard_size = spec.output.shard_size_bytes;
-    faults.check(shard_size != Some(0), "output.shard_size_bytes", || "must be at least 1".into());
-    let data = data::resolve(conn, &mut spec, network.as_deref(), &mut faults).await?;
-    let (Some(candidates), Some(network), Some(averaged), Some(data), true) =
-        (candidates, network, averaged, data, faults.0.is_empty())
-    else {
+    let checked = check(conn, &mut spec, None, &mut faults).await?;
+    let Some(Checked { candidates: Some(candidates), network, averaged, data }) = checked else {
         return Err(faults.into_error());
     };
     let tensors: Vec<usize> = averaged.iter().map(|(_, elements)| *elements).collect();
@@ -91,7 +80,7 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
         && let Start::Job(job) = twa.start
     {
         let found = warm_start::coefficients(conn, job.into(), &candidates.members, Some(&blocks)).await?;
-        found.map_err(|why| AppError::invalid_field("method.start.job", why))?;
+        found.map_err(|why| AppError::invalid_field(START_FIELD, why))?;
     }
     let estimate = estimate::estimate(&Sizes {
         candidates: candidates.members.len(),
@@ -104,6 +93,93 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
     });
     let projection_key = scheduling::projection_key(&spec, &candidates.members)?;
     Ok(Resolved { spec, estimate, run_id: candidates.run_id, projection_key, datasets: data.datasets })
+}
+
+/// What is known of the candidates that a policy will choose.
+#[derive(Clone, Debug)]
+pub(super) struct Expected {
+    /// How many, at most.
+    pub(super) count: usize,
+    /// Layout of the run's latest checkpoint, where it has any.
+    pub(super) layout_blake3: Option<String>,
+    /// The run.
+    pub(super) run_id: RunId,
+}
+
+/// Checks a spec whose candidates are not chosen yet, as far as they are known, and fills in its defaults; refuses it with every
+/// field at fault, below `job`.
+pub(super) async fn resolve_template(
+    conn: &mut PgConnection,
+    template: JobTemplate,
+    expected: &Expected,
+) -> AppResult<JobTemplate> {
+    let mut faults = Faults::default();
+    let mut spec = template.with_candidates(Uuid::nil());
+    if let MethodSpec::Twa(twa) = &spec.method {
+        let sound = !matches!(twa.start, Start::Job(_));
+        faults.check(sound, START_FIELD, || "is the policy's: each refresh starts where the last one ended".into());
+    }
+    let checked = check(conn, &mut spec, Some(expected), &mut faults).await?;
+    let Some(Checked { data, .. }) = checked else {
+        for fault in &mut faults.0 {
+            fault.field = format!("job.{}", fault.field);
+        }
+        return Err(faults.into_error());
+    };
+    method::sizes(&mut spec.method, data.fit_samples);
+    Ok(spec.into())
+}
+
+/// Whether a spec was refused because of the job that it starts from, and of nothing else.
+pub(super) fn is_start_refused(error: &AppError) -> bool {
+    matches!(error, AppError::Refused { faults, .. }
+        if !faults.is_empty() && faults.iter().all(|fault| fault.field == START_FIELD))
+}
+
+/// The parts of a sound spec.
+struct Checked {
+    candidates: Option<Candidates>,
+    network: Box<dyn Network>,
+    averaged: Vec<(String, usize)>,
+    data: data::Data,
+}
+
+/// Checks a spec with its candidates, or with those `expected`; `None` where anything is at fault.
+async fn check(
+    conn: &mut PgConnection,
+    spec: &mut JobSpec,
+    expected: Option<&Expected>,
+    faults: &mut Faults,
+) -> AppResult<Option<Checked>> {
+    objective::check(spec.objective.as_ref(), faults);
+    scheduling::check(&spec.scheduling, faults);
+    let candidates = match expected {
+        Some(expected) => expect_candidates(conn, expected).await?,
+        None => find_candidates(conn, spec, faults).await?,
+    };
+    let found = candidates.as_ref().map(|candidates| candidates.members.len());
+    method::resolve(&mut spec.method, expected.map(|expected| expected.count).or(found), faults);
+    let models = lora::models(conn, spec, candidates.as_ref(), faults).await?;
+    let held = models.as_ref().map(|models| models.tensors.as_slice());
+    let network = network::check(&spec.network, held, faults);
+    let averaged = network.as_deref().and_then(|network| tensors::averaged(spec, network, held, faults));
+    if let (Some(models), Some(averaged)) = (&models, &averaged) {
+        lora::check_averaged(spec, models, averaged, faults);
+    }
+    let shard_size = spec.output.shard_size_bytes;
+    faults.check(shard_size != Some(0), "output.shard_size_bytes", || "must be at least 1".into());
+    let data = data::resolve(conn, spec, network.as_deref(), faults).await?;
+    Ok(match (network, averaged, data, faults.0.is_empty()) {
+        (Some(network), Some(averaged), Some(data), true) => Some(Checked { candidates, network, averaged, data }),
+        _ => None,
+    })
+}
+
+async fn expect_candidates(conn: &mut PgConnection, expected: &Expected) -> AppResult<Option<Candidates>> {
+    let Some(layout) = &expected.layout_blake3 else { return Ok(None) };
+    let tensors = db::layouts::find_layout(conn, layout).await?;
+    let tensors = tensors.ok_or_else(|| AppError::internal(format!("there is no layout {layout}")))?;
+    Ok(Some(Candidates { run_id: expected.run_id, members: Vec::new(), tensors }))
 }
 
 struct Candidates {

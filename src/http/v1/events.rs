@@ -180,5 +180,10 @@ pub(super) fn kind_to_wire(kind: event::EventKind) -> EventKind {
         event::EventKind::CheckpointPushed => EventKind::CheckpointPushed,
         event::EventKind::CandidateSetCreated => EventKind::CandidateSetCreated,
         event::EventKind::AliasMoved => EventKind::AliasMoved,
+        event::EventKind::PolicyRefreshed => EventKind::PolicyRefreshed,
+        event::EventKind::PolicyImproved => EventKind::PolicyImproved,
+        event::EventKind::PolicyTargetReached => EventKind::PolicyTargetReached,
+        event::EventKind::PolicyStalled => EventKind::PolicyStalled,
+        event::EventKind::PolicyRefreshFailed => EventKind::PolicyRefreshFailed,
     }
 }

@@ -11,6 +11,7 @@ mod deletion;
 mod events;
 mod jobs;
 mod leases;
+mod policies;
 mod projects;
 mod retention;
 mod rules;
@@ -42,5 +43,6 @@ pub(super) fn router() -> ApiRouter {
         .merge(uploads::router())
         .merge(tus::router())
         .merge(retention::router())
+        .merge(policies::router())
         .merge(deletion::router())
 }

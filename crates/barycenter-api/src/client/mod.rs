@@ -10,6 +10,7 @@ mod exchange;
 mod files;
 mod jobs;
 mod leases;
+mod policies;
 mod runs;
 mod tracking;
 mod transfer;

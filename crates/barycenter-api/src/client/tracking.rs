@@ -39,7 +39,7 @@ impl Unless {
     }
 
     /// With a condition, a change that was carried out would be refused the second time.
-    fn repeat(&self) -> Repeat {
+    pub(super) fn repeat(&self) -> Repeat {
         if *self == Self::Never { Repeat::Harmless } else { Repeat::IfNotCarriedOut }
     }
 }
@@ -214,7 +214,7 @@ impl Client {
         decode(&url, self.send(&url, Repeat::Harmless, || self.request(Method::POST, &url)).await?).await
     }
 
-    fn request_if(&self, method: Method, url: &reqwest::Url, unless: &Unless) -> reqwest::RequestBuilder {
+    pub(super) fn request_if(&self, method: Method, url: &reqwest::Url, unless: &Unless) -> reqwest::RequestBuilder {
         let request = self.request(method, url);
         match unless.header() {
             Some((name, value)) => request.header(name, value),

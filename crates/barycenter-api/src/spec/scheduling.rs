@@ -19,7 +19,7 @@ pub struct SchedulingSpec {
 
 impl SchedulingSpec {
     /// Whether it says nothing.
-    pub(super) fn is_default(&self) -> bool {
+    pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }

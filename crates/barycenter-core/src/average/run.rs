@@ -13,6 +13,7 @@ use crate::{
     blocks::Blocks,
     checkpoint::{CheckpointFile, check_candidates, check_finite},
     network::{Network, Role, Statistics, check_layout},
+    objective::SampleResults,
     projection::{self, Geometry, Projection},
 };
 
@@ -36,6 +37,8 @@ pub struct Outcome {
     pub coefficients: Vec<f64>,
     /// Running statistics of the chosen one.
     pub statistics: Statistics,
+    /// Select results of the chosen one, sample by sample.
+    pub select: SampleResults,
     /// Baselines in the order last, best single, uniform, best suffix, greedy; then the job's method, where it is none of them.
     pub methods: Vec<MethodScores>,
     /// What a fit came to; absent where nothing was fitted.
@@ -184,9 +187,9 @@ impl<'a> Averaging<'a> {
                 (self.choose(contenders, own, progress)?, None)
             }
         };
-        let Choice { winner: Contender { method, coefficients, statistics, .. }, methods } = choice;
+        let Choice { winner: Contender { method, coefficients, statistics, select, .. }, methods } = choice;
         let geometry = projection.map(Projection::geometry);
-        Ok(Outcome { chosen: method, coefficients, statistics, methods, fit, geometry })
+        Ok(Outcome { chosen: method, coefficients, statistics, select, methods, fit, geometry })
     }
 
     fn run_fit(
