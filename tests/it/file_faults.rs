@@ -249,7 +249,12 @@ async fn what_nobody_finishes_is_given_back(pool: PgPool, way: Way) {
     let mut waits = 1;
     while world.killed(waits, waits).await {
         let app = world.server();
-        if !world.is_visible(&app, waits).await {
+        if world.is_visible(&app, waits).await {
+            // Cut off between the commit and the answer: what follows begins with nothing.
+            app.delete(&format!("/v1/runs/{}", run(waits))).await;
+            app.reap_after(Duration::from_hours(200)).await;
+            barycenter::app::gc::collect(&app.state).await.unwrap();
+        } else {
             app.reap_after(Duration::from_hours(73)).await;
             barycenter::app::gc::collect(&app.state).await.unwrap();
             assert_eq!((world.kept().await, world.faulty.part_bytes()), (BTreeSet::new(), 0), "{waits}");
@@ -260,11 +265,6 @@ async fn what_nobody_finishes_is_given_back(pool: PgPool, way: Way) {
             // What a completed upload became can be asked for a week.
             app.reap_after(Duration::from_hours(7 * 24)).await;
             assert_eq!(app.count("multipart_uploads").await, 0, "{waits}");
-        } else {
-            // Cut off between the commit and the answer: what follows begins with nothing.
-            app.delete(&format!("/v1/runs/{}", run(waits))).await;
-            app.reap_after(Duration::from_hours(200)).await;
-            barycenter::app::gc::collect(&app.state).await.unwrap();
         }
         waits += 1;
     }

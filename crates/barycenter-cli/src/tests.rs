@@ -66,6 +66,14 @@ fn every_documented_line_is_understood() {
         "run alias show resnet latest",
         "checkpoint list --run r --sort val_loss --desc --where val_loss<0.5 --tag x --steps 10: --limit 5",
         "checkpoint list --run r --created-from 2026-01-02T03:04:05Z --created-before 2026-02-02T03:04:05Z",
+    ] {
+        parse(&format!("barycenter {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn every_documented_line_about_what_is_there_is_understood() {
+    for line in [
         &format!("checkpoint show {ID}"),
         "checkpoint diff 100 latest --run r",
         &format!("checkpoint diff {ID} {ID} -o json"),
