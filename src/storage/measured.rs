@@ -1,9 +1,12 @@
 //! A stream that is hashed, counted and bounded while it passes.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream::Fuse};
 
 use super::{PutError, Stored};
+
+/// Room that is made for what is taken at first, and doubled as it is needed.
+const FIRST_BYTES: usize = 64 << 10;
 
 /// A stream that is hashed, counted and bounded while it passes.
 pub(super) struct Measured<S> {
@@ -36,16 +39,16 @@ impl<E, S: Stream<Item = Result<Bytes, E>> + Unpin> Measured<S> {
         Ok(Some(chunk))
     }
 
-    /// The next `length` bytes in the pieces in which they came; fewer only at the end.
-    pub(super) async fn take(&mut self, length: usize) -> Result<Vec<Bytes>, PutError<E>> {
-        let (mut chunks, mut missing) = (Vec::new(), length);
-        while missing > 0 {
-            let Some(mut chunk) = self.next().await? else { break };
-            self.held = chunk.split_off(chunk.len().min(missing));
-            missing -= chunk.len();
-            chunks.push(chunk);
+    /// The next `length` bytes; fewer only at the end. Copied out of the pieces in which they came: a piece may keep several times
+    /// its length of a connection's buffer alive.
+    pub(super) async fn take(&mut self, length: usize) -> Result<Bytes, PutError<E>> {
+        let mut taken = BytesMut::with_capacity(length.min(FIRST_BYTES));
+        while taken.len() < length {
+            let Some(mut piece) = self.next().await? else { break };
+            self.held = piece.split_off(piece.len().min(length - taken.len()));
+            taken.extend_from_slice(&piece);
         }
-        Ok(chunks)
+        Ok(taken.freeze())
     }
 
     /// Whether nothing follows.
@@ -79,7 +82,7 @@ mod tests {
         let mut measured = Measured::new(stream::iter(chunks), 9);
         let mut parts = Vec::new();
         while !measured.is_over().await.unwrap() {
-            parts.push(measured.take(4).await.unwrap().concat());
+            parts.push(measured.take(4).await.unwrap());
         }
         assert_eq!(parts, [&b"abcd"[..], b"efgh", b"i"]);
         let digest_blake3 = blake3::hash(b"abcdefghi").to_hex().to_string();
@@ -90,7 +93,7 @@ mod tests {
     async fn a_stream_that_is_too_long_ends_with_the_byte_that_is() {
         let chunks = [&b"abc"[..], b"de"].map(|chunk| Ok::<_, Infallible>(Bytes::from_static(chunk)));
         let mut measured = Measured::new(stream::iter(chunks), 4);
-        assert_eq!(measured.take(3).await.unwrap().concat(), b"abc");
+        assert_eq!(measured.take(3).await.unwrap(), b"abc");
         assert!(matches!(measured.take(3).await, Err(PutError::TooLarge { limit_bytes: 4 })));
     }
 }

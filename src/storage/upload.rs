@@ -66,7 +66,7 @@ impl Store {
             PartStore::Native(native) => {
                 let first = stream.take(PART_BYTES).await?;
                 if stream.is_over().await? {
-                    let whole = PutPayload::from_iter(first);
+                    let whole = PutPayload::from_bytes(first);
                     self.objects.put(&key.path(), whole).await.map_err(StorageError::from)?;
                 } else {
                     native.put_stream(key, first, &mut stream, opened).await?;
@@ -124,7 +124,7 @@ impl NativeParts {
     async fn put_stream<E>(
         &self,
         key: &ObjectKey,
-        first: Vec<Bytes>,
+        first: Bytes,
         stream: &mut Measured<impl Stream<Item = Result<Bytes, E>> + Unpin>,
         opened: impl AsyncFnOnce(String) -> Result<(), E>,
     ) -> Result<(), PutError<E>> {
@@ -150,7 +150,7 @@ impl NativeParts {
         &self,
         path: &Path,
         id: &str,
-        first: Vec<Bytes>,
+        first: Bytes,
         stream: &mut Measured<impl Stream<Item = Result<Bytes, E>> + Unpin>,
     ) -> Result<Vec<PartId>, PutError<E>> {
         let (mut sending, mut sent) = (JoinSet::new(), BTreeMap::new());
@@ -164,7 +164,7 @@ impl NativeParts {
         sending: &mut JoinSet<object_store::Result<(usize, PartId)>>,
         sent: &mut BTreeMap<usize, PartId>,
         (path, id): (&Path, &str),
-        first: Vec<Bytes>,
+        first: Bytes,
         stream: &mut Measured<impl Stream<Item = Result<Bytes, E>> + Unpin>,
     ) -> Result<(), PutError<E>> {
         let mut next = Some(first);
@@ -175,7 +175,7 @@ impl NativeParts {
             }
             let Some(part) = next else { break };
             let (store, path, id) = (self.store(), path.clone(), id.to_owned());
-            let payload = PutPayload::from_iter(part);
+            let payload = PutPayload::from_bytes(part);
             sending.spawn(async move { Ok((index, store.put_part(&path, &id, index, payload).await?)) });
             next = if stream.is_over().await? { None } else { Some(stream.take(PART_BYTES).await?) };
         }
