@@ -93,7 +93,7 @@ mod tests {
     async fn a_stream_that_is_too_long_ends_with_the_byte_that_is() {
         let chunks = [&b"abc"[..], b"de"].map(|chunk| Ok::<_, Infallible>(Bytes::from_static(chunk)));
         let mut measured = Measured::new(stream::iter(chunks), 4);
-        assert_eq!(measured.take(3).await.unwrap(), b"abc");
+        assert_eq!(measured.take(3).await.unwrap(), &b"abc"[..]);
         assert!(matches!(measured.take(3).await, Err(PutError::TooLarge { limit_bytes: 4 })));
     }
 }
