@@ -11,56 +11,19 @@ parts. Every object of the bucket is then read by both programs. Prints one line
 
 import json
 import os
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import blake3
 import boto3
 from botocore.config import Config
 
+from live import call, check, checkpoint, free_port, until
+
 BARYCENTER, GATEWAY, RCLONE = sys.argv[1:4]
 KEY, SECRET, REGION = "key", "secret-secret", "us-east-1"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def call(method, url, body=None, content_type="application/json"):
-    data = json.dumps(body).encode() if isinstance(body, (dict, list)) else body
-    request = urllib.request.Request(url, data, {"content-type": content_type}, method=method)
-    with urllib.request.urlopen(request) as answer:
-        return answer.read()
-
-
-def until(what, ask):
-    for _ in range(600):
-        try:
-            return ask()
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.1)
-    sys.exit(f"failed: waited in vain until {what}")
-
-
-def checkpoint(seed, count):
-    header = json.dumps({"weight": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}).encode()
-    data = struct.pack("<1024f", *(seed + i / 1024 for i in range(1024))) * (count // 1024)
-    return struct.pack("<Q", len(header)) + header + data
-
-
-def check(what, holds):
-    if not holds:
-        sys.exit(f"failed: {what}")
-    print(f"ok: {what}")
 
 
 def digest(data):
