@@ -63,8 +63,9 @@ struct WorkerArguments {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // What computes takes the same memory again and again; a server gives back what an upload took.
-    if !matches!(arguments.command, Command::Serve(_)) {
-        barycenter_allocator::keep_between_steps();
+    match arguments.command {
+        Command::Serve(_) => barycenter_allocator::give_back_at_once(),
+        _ => barycenter_allocator::keep_between_steps(),
     }
     let ran = match arguments.command {
         Command::Client(command) => return barycenter_cli::run(command).await,

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use object_store::{
     ObjectStoreExt, PutPayload,
@@ -20,7 +20,9 @@ use tokio::sync::Semaphore;
 use super::{ObjectKey, StorageError, Store, folder_parts::FolderParts};
 
 /// What parts in flight may hold in memory before more of them wait.
-const BUFFER_BYTES: usize = 64 << 20;
+///
+/// Two parts of the usual size: one is received while the store takes another.
+const BUFFER_BYTES: usize = 32 << 20;
 /// Unit in which it is handed out.
 const BUFFER_UNIT: usize = 1 << 10;
 
@@ -225,18 +227,17 @@ impl NativeParts {
     ) -> Result<String, PartError<E>> {
         let units = (place.length as usize).min(BUFFER_BYTES).div_ceil(BUFFER_UNIT) as u32;
         let _buffer = self.buffers.acquire_many(units).await.expect("the semaphore is never closed");
-        let mut received = 0;
-        let mut chunks = Vec::new();
+        // Copied out of the pieces in which they came: a piece may keep several times its length of a connection's buffer alive.
+        let mut part = BytesMut::with_capacity(place.length as usize);
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(PartError::Source)?;
-            received += chunk.len() as u64;
-            check_length(place, received, false)?;
-            chunks.push(chunk);
+            check_length(place, (part.len() + chunk.len()) as u64, false)?;
+            part.extend_from_slice(&chunk);
         }
-        check_length(place, received, true)?;
+        check_length(place, part.len() as u64, true)?;
         let id = place.store_upload_id.to_owned();
         let index = place.number as usize - 1;
-        let payload = PutPayload::from_iter(chunks);
+        let payload = PutPayload::from_bytes(part.freeze());
         let part = self.store.put_part(&place.key.path(), &id, index, payload).await;
         Ok(part.map_err(StorageError::from)?.content_id)
     }
