@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use barycenter_api::{Bytes64, Claim, JobSpec, Lease, LeasedCandidate, LeasedDataset, MethodSpec, Start};
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::time::Instant;
 
 use super::{
     AppError, AppResult,
     candidate_sets::find_candidate_set_with,
     jobs::{self, MAX_WAIT_SECONDS, POLL_EVERY},
-    transaction::{begin, commit, connection, rollback},
+    transaction::{begin, commit, rollback},
     warm_start, workers,
 };
 use crate::{
@@ -44,15 +44,12 @@ pub async fn claim_job(state: &AppState, claim: &Claim) -> AppResult<Option<Leas
     let worker_id = WorkerId(claim.worker_id);
     let deadline = Instant::now() + Duration::from_secs(claim.wait_seconds.into());
     let mut changes = state.jobs_changed.subscribe();
-    let mut conn = connection(state).await?;
-    if !db::workers::mark_seen(&mut conn, worker_id, None, state.clock.now()).await? {
-        return Err(workers::not_found(worker_id));
-    }
-    drop(conn);
+    let mut look = Look::First;
     loop {
-        if let Some(lease) = try_claim(state, worker_id).await? {
+        if let Some(lease) = try_claim(state, worker_id, look).await? {
             return Ok(Some(lease));
         }
+        look = Look::Later;
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(None);
@@ -61,16 +58,40 @@ pub async fn claim_job(state: &AppState, claim: &Claim) -> AppResult<Option<Leas
     }
 }
 
-/// One look at the queue. Where a project turns out to be full its job is given back and the queue looked at again without it.
-async fn try_claim(state: &AppState, worker_id: WorkerId) -> AppResult<Option<Lease>> {
-    let now = state.clock.now();
+/// Looks at the queue of one claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Notes that the worker was heard of: in the transaction of the lease, since each commit waits for the disk.
+    First,
+    Later,
+}
+
+/// A transaction in which a worker's claim is looked at, and the worker.
+async fn begin_look(
+    state: &AppState,
+    worker_id: WorkerId,
+    look: Look,
+) -> AppResult<(Transaction<'static, Postgres>, Worker)> {
     let mut transaction = begin(state).await?;
-    let worker =
-        db::workers::find_worker(&mut transaction, worker_id).await?.ok_or_else(|| workers::not_found(worker_id))?;
+    if look == Look::First {
+        db::workers::mark_seen(&mut transaction, worker_id, None, state.clock.now()).await?;
+    }
+    let worker = db::workers::find_worker(&mut transaction, worker_id).await?;
+    Ok((transaction, worker.ok_or_else(|| workers::not_found(worker_id))?))
+}
+
+/// One look at the queue. Where a project turns out to be full its job is given back and the queue looked at again without it.
+async fn try_claim(state: &AppState, worker_id: WorkerId, look: Look) -> AppResult<Option<Lease>> {
+    let now = state.clock.now();
+    let (mut transaction, worker) = begin_look(state, worker_id, look).await?;
     match worker.state {
         WorkerState::Active => {}
-        WorkerState::Paused => return Ok(None),
+        WorkerState::Paused => {
+            commit(transaction).await?;
+            return Ok(None);
+        }
         WorkerState::Draining => {
+            commit(transaction).await?;
             let detail = format!("the worker `{}` is draining: it is given no more jobs", worker.name);
             return Err(AppError::refused(ProblemCode::WorkerDraining, detail));
         }
@@ -92,11 +113,14 @@ async fn try_claim(state: &AppState, worker_id: WorkerId) -> AppResult<Option<Le
             now,
             expires_at: terms.expiry(now),
         };
-        let Some(claimed) = db::claims::claim(&mut transaction, claimant).await? else { return Ok(None) };
+        let Some(claimed) = db::claims::claim(&mut transaction, claimant).await? else {
+            commit(transaction).await?;
+            return Ok(None);
+        };
         if !claimed.took_over && db::projects::hold_and_check(&mut transaction, &claimed.project).await? {
             others.full_projects.push(claimed.project);
             rollback(transaction).await?;
-            transaction = begin(state).await?;
+            (transaction, _) = begin_look(state, worker_id, look).await?;
             continue;
         }
         let lease = read_lease(&mut transaction, (lease_id, &terms, now), &claimed).await?;
