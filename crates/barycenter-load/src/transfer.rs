@@ -23,7 +23,7 @@ use crate::{figures::Figures, service::Service, store::Store};
 /// Elements of the large file's tensors.
 const TENSOR: usize = 25_000_000;
 /// The best of so many counts.
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 5;
 /// Uploads at a time.
 const PARALLEL: u32 = 16;
 /// What is read and written at once.
