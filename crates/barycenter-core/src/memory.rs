@@ -1,5 +1,7 @@
 //! Large buffers.
 
+use std::mem::MaybeUninit;
+
 /// Buffers of fewer bytes are left to the allocator as they are.
 const LARGE: usize = 1 << 23;
 
@@ -14,6 +16,28 @@ pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Vec<T> {
     let skipped = start.next_multiple_of(HUGE_PAGE) - start;
     if bytes >= LARGE {
         advise(buffer.as_ptr().cast::<u8>().wrapping_add(skipped), (bytes - skipped) / HUGE_PAGE * HUGE_PAGE);
+    }
+    buffer
+}
+
+/// So many numbers that `write` is the first to write: zeros that are overwritten cost a pass over memory.
+///
+/// Without optimisation they are NaN before, so that a test sees one that nobody wrote.
+///
+/// # Safety
+///
+/// `write` must write every element.
+#[expect(unsafe_code, reason = "only the caller knows that every element is written")]
+pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut buffer = Vec::with_capacity(len);
+    let room = &mut buffer.spare_capacity_mut()[..len];
+    if cfg!(debug_assertions) {
+        room.fill(MaybeUninit::new(f32::NAN));
+    }
+    write(room);
+    // SAFETY: there is room for `len` elements, and the caller promises that all are written.
+    unsafe {
+        buffer.set_len(len);
     }
     buffer
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
 
+use std::mem::MaybeUninit;
+
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -11,6 +13,7 @@ use super::moments::Moments;
 use super::plan::Needs;
 use super::relu::mask;
 use super::storage::{read, read_two, tensor};
+use crate::memory::written;
 use crate::processor::{Processor, for_processor};
 
 /// Which moments normalise, and what follows.
@@ -94,16 +97,22 @@ impl BatchNorm {
     fn forward(&self, inputs: &[f32], affine: (&[f32], &[f32]), residual: Option<&[f32]>) -> Vec<f32> {
         let line = self.line(affine);
         let length = line.scale.len();
-        let mut result = vec![0.0; inputs.len()];
         let (relu, line) = (self.form.relu, &line);
-        let pieces = result.par_chunks_mut(length).zip(inputs.par_chunks(length));
-        match residual {
-            None => pieces.for_each(|(result, inputs)| normalise(line, (inputs, None), relu, result)),
-            Some(residual) => pieces.zip(residual.par_chunks(length)).for_each(|((result, inputs), residual)| {
-                normalise(line, (inputs, Some(residual)), relu, result);
-            }),
+        assert!(residual.is_none_or(|residual| residual.len() == inputs.len()), "the caller compared the shapes");
+        let normalise_all = |result: &mut [MaybeUninit<f32>]| {
+            let pieces = result.par_chunks_mut(length).zip(inputs.par_chunks(length));
+            match residual {
+                None => pieces.for_each(|(result, inputs)| normalise(line, (inputs, None), relu, result)),
+                Some(residual) => pieces.zip(residual.par_chunks(length)).for_each(|((result, inputs), residual)| {
+                    normalise(line, (inputs, Some(residual)), relu, result);
+                }),
+            }
+        };
+        #[expect(unsafe_code, reason = "results are written piece by piece, without zeros before")]
+        // SAFETY: results, inputs and residual have the same length, and no piece is longer than the line.
+        unsafe {
+            written(inputs.len(), normalise_all)
         }
-        result
     }
 
     /// Sums of `g` and of `g (x - mean)` over all rows, with `g` the gradient before the `ReLU`, which takes the place of
@@ -135,8 +144,14 @@ impl BatchNorm {
     }
 
     /// Turns `g` into the gradient of the inputs, `scale * (g - mean(g) - x̂ · mean(g · x̂))`: a line in `g` and `x`. The
-    /// means fall away where the moments are given.
-    fn pass_to_inputs(&self, inputs: &[f32], weight: &[f32], sums: (&[f64], &[f64]), gradient: &mut [f32]) {
+    /// means fall away where the moments are given. In a vector of its own where `g` is kept, as the gradient of a residual.
+    fn pass_to_inputs(
+        &self,
+        inputs: &[f32],
+        weight: &[f32],
+        sums: (&[f64], &[f64]),
+        gradient: Gradient<'_>,
+    ) -> Vec<f32> {
         let channels = self.channels();
         let rows = (inputs.len() / channels) as f64;
         let (mut of_gradient, mut of_input, mut shift) = (Vec::new(), Vec::new(), Vec::new());
@@ -157,33 +172,62 @@ impl BatchNorm {
         let length = piece_length(channels);
         let repeats = length / channels;
         let [of_gradient, of_input, shift] = [of_gradient, of_input, shift].map(|line| line.repeat(repeats));
-        gradient.par_chunks_mut(length).zip(inputs.par_chunks(length)).for_each(|(gradient, inputs)| {
-            apply([&of_gradient, &of_input, &shift], inputs, gradient);
-        });
+        let lines = [of_gradient.as_slice(), &of_input, &shift];
+        let kept = match gradient {
+            Gradient::Spent(mut gradient) => {
+                let pieces = gradient.par_chunks_mut(length).zip(inputs.par_chunks(length));
+                pieces.for_each(|(gradient, inputs)| apply(lines, inputs, gradient));
+                return gradient;
+            }
+            Gradient::Kept(gradient) => gradient,
+        };
+        assert_eq!(kept.len(), inputs.len(), "a gradient has the shape of what it is of");
+        let apply_all = |result: &mut [MaybeUninit<f32>]| {
+            let pieces = result.par_chunks_mut(length).zip(inputs.par_chunks(length)).zip(kept.par_chunks(length));
+            pieces.for_each(|((result, inputs), gradient)| apply_to(lines, inputs, gradient, result));
+        };
+        #[expect(unsafe_code, reason = "results are written piece by piece, without zeros before")]
+        // SAFETY: results, inputs and gradient have the same length, and no piece is longer than the lines.
+        unsafe {
+            written(inputs.len(), apply_all)
+        }
     }
 }
 
-/// `result = line(inputs) + residual`, then `ReLU`.
-fn normalise(line: &Line, addends: (&[f32], Option<&[f32]>), relu: bool, result: &mut [f32]) {
+/// What becomes of the gradient before the `ReLU`.
+enum Gradient<'a> {
+    /// Its place may be taken.
+    Spent(Vec<f32>),
+    /// It is asked for itself.
+    Kept(&'a [f32]),
+}
+
+/// `result = line(inputs) + residual`, then `ReLU`; every element of `result` is written where nothing else is shorter.
+fn normalise(line: &Line, addends: (&[f32], Option<&[f32]>), relu: bool, result: &mut [MaybeUninit<f32>]) {
     for_processor!(
         Processor::detected(),
         normalise_plain,
-        (line: &Line, addends: (&[f32], Option<&[f32]>), relu: bool, result: &mut [f32])
+        (line: &Line, addends: (&[f32], Option<&[f32]>), relu: bool, result: &mut [MaybeUninit<f32>])
     );
 }
 
 #[inline(always)]
-fn normalise_plain(line: &Line, (inputs, residual): (&[f32], Option<&[f32]>), relu: bool, result: &mut [f32]) {
+fn normalise_plain(
+    line: &Line,
+    (inputs, residual): (&[f32], Option<&[f32]>),
+    relu: bool,
+    result: &mut [MaybeUninit<f32>],
+) {
     let terms = inputs.iter().zip(&line.scale).zip(&line.shift);
     match residual {
         None => {
             for (result, ((x, scale), shift)) in result.iter_mut().zip(terms) {
-                *result = rectified(x * scale + shift, relu);
+                result.write(rectified(x * scale + shift, relu));
             }
         }
         Some(residual) => {
             for (result, (((x, scale), shift), residual)) in result.iter_mut().zip(terms.zip(residual)) {
-                *result = rectified(x * scale + shift + residual, relu);
+                result.write(rectified(x * scale + shift + residual, relu));
             }
         }
     }
@@ -202,6 +246,28 @@ fn apply(lines: [&[f32]; 3], inputs: &[f32], gradient: &mut [f32]) {
         apply_plain,
         (lines: [&[f32]; 3], inputs: &[f32], gradient: &mut [f32])
     );
+}
+
+/// As [`apply`], with the result in another place, every element of which is written where nothing else is shorter.
+fn apply_to(lines: [&[f32]; 3], inputs: &[f32], gradient: &[f32], result: &mut [MaybeUninit<f32>]) {
+    for_processor!(
+        Processor::detected(),
+        apply_to_plain,
+        (lines: [&[f32]; 3], inputs: &[f32], gradient: &[f32], result: &mut [MaybeUninit<f32>])
+    );
+}
+
+#[inline(always)]
+fn apply_to_plain(
+    [of_gradient, of_input, shift]: [&[f32]; 3],
+    inputs: &[f32],
+    gradient: &[f32],
+    result: &mut [MaybeUninit<f32>],
+) {
+    let lines = of_gradient.iter().zip(of_input).zip(shift);
+    for ((result, (g, x)), ((a, b), d)) in result.iter_mut().zip(gradient.iter().zip(inputs)).zip(lines) {
+        result.write(a * g + (b * x + d));
+    }
 }
 
 #[inline(always)]
@@ -250,17 +316,19 @@ impl Operation for BatchNorm {
         let of_weight = centred.iter().zip(&self.inverse_deviation);
         let of_weight = of_weight.map(|(sum, inverse)| (sum * f64::from(*inverse)) as f32).collect();
         let of_bias = plain.iter().map(|sum| *sum as f32).collect();
-        let of_residual = node.wanted.get(3).map(|wanted| wanted.then(|| gradient.clone()));
-        let of_inputs = if node.wanted[0] {
-            read_two(inputs, weight, |inputs, weight| {
-                self.pass_to_inputs(inputs, weight, (&plain, &centred), &mut gradient);
-            })?;
-            Some(gradient)
-        } else {
-            None
+        let wants_residual = node.wanted.get(3) == Some(&true);
+        let pass = |gradient: Gradient<'_>| {
+            read_two(inputs, weight, |inputs, weight| self.pass_to_inputs(inputs, weight, (&plain, &centred), gradient))
+        };
+        let (of_inputs, of_residual) = match (node.wanted[0], wants_residual) {
+            (true, true) => (Some(pass(Gradient::Kept(&gradient))?), Some(gradient)),
+            (true, false) => (Some(pass(Gradient::Spent(gradient))?), None),
+            (false, wanted) => (None, wanted.then_some(gradient)),
         };
         let mut gradients = vec![of_inputs, Some(of_weight), Some(of_bias)];
-        gradients.extend(of_residual);
+        if node.wanted.len() > 3 {
+            gradients.push(of_residual);
+        }
         Ok(gradients)
     }
 }

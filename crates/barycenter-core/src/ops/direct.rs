@@ -4,9 +4,12 @@
 //! frame of zeros, in place of nine times. `conv2d` takes this way where [`usable`] says so, else that of `columns`; a
 //! test holds the two together.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use super::columns::Geometry;
+use crate::memory::written;
 
 #[cfg(target_arch = "x86_64")]
 use x86::{add_kernel_gradient, convolve};
@@ -22,16 +25,23 @@ pub(super) use other::usable;
 
 /// The outputs of all images; `kernel` is [3 · 3 · channels, outputs].
 pub(super) fn convolve_images(inputs: &[f32], kernel: &[f32], geometry: &Geometry) -> Vec<f32> {
-    let mut result = vec![0.0; inputs.len() / geometry.input_length() * geometry.output_length()];
-    let images = result.par_chunks_mut(geometry.output_length()).zip(inputs.par_chunks(geometry.input_length()));
-    images.for_each_init(
-        || vec![0.0; framed_length(geometry)],
-        |framed, (result, image)| {
-            fill_frame(image, geometry, framed);
-            convolve(framed, kernel, geometry, result);
-        },
-    );
-    result
+    let convolve_all = |result: &mut [MaybeUninit<f32>]| {
+        let images =
+            result.par_chunks_exact_mut(geometry.output_length()).zip(inputs.par_chunks(geometry.input_length()));
+        images.for_each_init(
+            || vec![0.0; framed_length(geometry)],
+            |framed, (result, image)| {
+                fill_frame(image, geometry, framed);
+                convolve(framed, kernel, geometry, result);
+            },
+        );
+    };
+    let images = inputs.len() / geometry.input_length();
+    #[expect(unsafe_code, reason = "outputs are written tile by tile, without zeros before")]
+    // SAFETY: there is an image for each output, and `convolve` writes every element of an output.
+    unsafe {
+        written(images * geometry.output_length(), convolve_all)
+    }
 }
 
 /// The kernel gradient of a few images, as a matrix [3 · 3 · channels, outputs].
@@ -63,8 +73,12 @@ fn fill_frame(image: &[f32], geometry: &Geometry, framed: &mut [f32]) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::{
-        __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    use std::{
+        arch::x86_64::{
+            __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+            _mm512_storeu_ps,
+        },
+        mem::MaybeUninit,
     };
 
     use super::Geometry;
@@ -84,8 +98,9 @@ mod x86 {
             && is_x86_feature_detected!("avx512f")
     }
 
-    /// `result = patches · kernel` of one image; `framed` is the image with its frame, `kernel` [3 · 3 · channels, outputs].
-    pub(super) fn convolve(framed: &[f32], kernel: &[f32], geometry: &Geometry, result: &mut [f32]) {
+    /// `result = patches · kernel` of one image, every element of it; `framed` is the image with its frame, `kernel`
+    /// [3 · 3 · channels, outputs].
+    pub(super) fn convolve(framed: &[f32], kernel: &[f32], geometry: &Geometry, result: &mut [MaybeUninit<f32>]) {
         assert!(usable(geometry), "asked only after `usable`");
         #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
         // SAFETY: `usable` found AVX-512 on this processor.
@@ -140,8 +155,26 @@ mod x86 {
         }
     }
 
+    /// As [`store`], into room that may hold nothing yet.
+    #[inline]
     #[target_feature(enable = "avx512f")]
-    fn convolve_channels<const C: usize>(framed: &[f32], kernel: &[f32], geometry: &Geometry, result: &mut [f32]) {
+    fn write(register: __m512, room: &mut [MaybeUninit<f32>]) {
+        let room: &mut [MaybeUninit<f32>; LANES] =
+            room.first_chunk_mut().expect("room for a register's worth of values");
+        #[expect(unsafe_code, reason = "a store takes a pointer")]
+        // SAFETY: the array has room for exactly as many floats as are written; no alignment is asked for.
+        unsafe {
+            _mm512_storeu_ps(room.as_mut_ptr().cast(), register);
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn convolve_channels<const C: usize>(
+        framed: &[f32],
+        kernel: &[f32],
+        geometry: &Geometry,
+        result: &mut [MaybeUninit<f32>],
+    ) {
         let (pixels, _) = framed.as_chunks::<C>();
         let (width, outputs) = (geometry.width, geometry.outputs);
         let wide = outputs.is_multiple_of(2 * LANES);
@@ -167,7 +200,7 @@ mod x86 {
         corner: &[[f32; C]],
         kernel: &[f32],
         sizes: (usize, usize),
-        result: &mut [f32],
+        result: &mut [MaybeUninit<f32>],
     ) {
         let (framed_width, outputs) = sizes;
         let mut sums = [[_mm512_setzero_ps(); R]; PIXELS];
@@ -190,7 +223,7 @@ mod x86 {
         }
         for (pixel, sums) in sums.into_iter().enumerate() {
             for (index, sum) in sums.into_iter().enumerate() {
-                store(sum, &mut result[pixel * outputs + index * LANES..]);
+                write(sum, &mut result[pixel * outputs + index * LANES..]);
             }
         }
     }
@@ -254,13 +287,15 @@ mod x86 {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod other {
+    use std::mem::MaybeUninit;
+
     use super::Geometry;
 
     pub(in super::super) fn usable(_: &Geometry) -> bool {
         false
     }
 
-    pub(super) fn convolve(_: &[f32], _: &[f32], _: &Geometry, _: &mut [f32]) {
+    pub(super) fn convolve(_: &[f32], _: &[f32], _: &Geometry, _: &mut [MaybeUninit<f32>]) {
         unreachable!("asked only after `usable`");
     }
 
