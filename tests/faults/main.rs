@@ -3,13 +3,20 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adapters;
+mod armed;
+mod audit;
 mod cluster;
 mod folders;
 mod inputs;
+mod link;
 mod rebuild;
 mod regression;
+mod store;
+mod tally;
 mod uploads;
+mod walk;
 mod watch;
+mod world;
 
 use barycenter_api::{
     AttemptState, HistoryQuery, JobState, ListQuery, LogQuery, PushCheckpoint, WorkerState, client::ByteCounter,
