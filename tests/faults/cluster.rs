@@ -29,6 +29,14 @@ impl Process {
         Self(command.spawn().unwrap())
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
     /// Waits for its end, while whatever it speaks to in this process goes on.
     pub async fn succeeds(mut self) -> bool {
         tokio::task::spawn_blocking(move || self.0.wait().unwrap().success()).await.unwrap()

@@ -4,13 +4,18 @@
 
 mod adapters;
 mod armed;
+mod at_random;
 mod audit;
+mod clock;
 mod cluster;
 mod folders;
+mod full_disk;
 mod inputs;
 mod link;
+mod outage;
 mod rebuild;
 mod regression;
+mod stalled;
 mod store;
 mod tally;
 mod uploads;

@@ -139,6 +139,9 @@ async fn a_job_ends_the_same_whoever_is_killed_wherever_it_is() {
 
 const OF_UPLOADS: [Point; 2] = [Point::ServerCheckpointStored, Point::ServerCheckpointCommitted];
 
+// A new point joins one of the walks.
+const _: () = assert!(OF_JOBS.len() + OF_UPLOADS.len() == Point::ALL.len());
+
 /// A push, of which `victim` is killed when the server has come to `point`, and the same push again.
 async fn disturb_push(world: &mut World, step: i64, point: Point, victim: Victim) {
     let action = if victim == Victim::Server { Action::Kill } else { Action::Hold };

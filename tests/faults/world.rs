@@ -88,12 +88,31 @@ impl World {
 
     /// Starts a server at this address and waits until it is ready.
     pub async fn serve_at(&self, address: SocketAddr, armed: Option<&Armed>) -> Process {
-        let server = self.start_server(address, store::URL, armed);
+        let server = self.start_server(address, store::URL, armed, &[]);
         self.until_ready(address).await;
         server
     }
 
-    pub fn start_server(&self, address: SocketAddr, store_url: &str, armed: Option<&Armed>) -> Process {
+    /// Starts a server with these settings in place of the usual ones.
+    pub fn start_server(
+        &self,
+        address: SocketAddr,
+        store_url: &str,
+        armed: Option<&Armed>,
+        settings: &[(&'static str, String)],
+    ) -> Process {
+        let mut environment = self.server_environment(address, store_url, armed);
+        environment.extend_from_slice(settings);
+        Process::start(&["serve"], &environment)
+    }
+
+    /// What a server is told.
+    pub fn server_environment(
+        &self,
+        address: SocketAddr,
+        store_url: &str,
+        armed: Option<&Armed>,
+    ) -> Vec<(&'static str, String)> {
         let mut environment = vec![
             ("BARYCENTER_BIND", address.to_string()),
             ("DATABASE_URL", self.database_url()),
@@ -106,7 +125,7 @@ impl World {
         ];
         environment.extend(store::settings(self.store_link.address));
         environment.extend(armed.into_iter().flat_map(Armed::environment));
-        Process::start(&["serve"], &environment)
+        environment
     }
 
     pub async fn until_ready(&self, address: SocketAddr) {
@@ -165,8 +184,13 @@ impl World {
     }
 
     pub async fn until_terminal(&self, job_id: Uuid) -> Job {
+        self.until_terminal_at(&self.client, job_id).await
+    }
+
+    /// The same, asking another server.
+    pub async fn until_terminal_at(&self, client: &Client, job_id: Uuid) -> Job {
         until("the job ends", async || {
-            self.client.find_job(job_id, Some(2)).await.ok().filter(|job| job.state.is_terminal())
+            client.find_job(job_id, Some(2)).await.ok().filter(|job| job.state.is_terminal())
         })
         .await
     }

@@ -65,3 +65,17 @@ pub fn pass_blocking(point: Point) {
     armed::pass_blocking(point);
     let _ = point;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Point;
+
+    #[test]
+    fn every_point_is_documented() {
+        let text = include_str!("../../../docs/faults.md");
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+        let points: Vec<String> =
+            Point::ALL.iter().map(|point| format!("| `{}` | {} |", point.name(), point.place())).collect();
+        assert_eq!(rows, points, "the table of points in docs/faults.md");
+    }
+}

@@ -241,6 +241,7 @@ impl From<ClientError> for Failure {
             ClientError::Transport { .. } | ClientError::Stalled { .. } => "server_unreachable",
             // The server is there and what stands behind it is not.
             other if other.status().is_some_and(|status| status == 503) => "store_unreachable",
+            other if other.status().is_some_and(|status| status == 507) => "disk_full",
             _ => "io",
         };
         Self { code, message: error.to_string(), retry: true }
