@@ -55,6 +55,12 @@ impl Disk {
         }
     }
 
+    /// Copies what is on it to where everybody sees it.
+    fn copy_to(&self, folder: &Path) {
+        let mut copy = Command::new("cp");
+        assert!(copy.arg("-r").arg(&self.0).arg(folder).status().unwrap().success());
+    }
+
     fn make_room(&self) {
         fs::remove_file(self.0.join("ballast")).unwrap();
     }
@@ -149,8 +155,7 @@ async fn a_full_store_refuses_a_push_by_name_and_a_job_succeeds_once_there_is_ro
     assert_eq!(answer.json::<Problem>().await.unwrap().code, "store_full");
     assert_eq!(world.client.list_checkpoints("faults").await.unwrap().len(), 6);
     disk.make_room();
-    let audit = Audit::with(&world, Store::open(&Url::from_directory_path(&disk.0).unwrap(), []).unwrap());
-    audit.nothing_half_visible().await;
+    audit_of(&world, &disk, "refused").await;
 
     let armed = Armed::new(Point::WorkerFitting, Action::Hold, world.path("marks"));
     let job = world.client.submit_job(&spec).await.unwrap();
@@ -168,11 +173,22 @@ async fn a_full_store_refuses_a_push_by_name_and_a_job_succeeds_once_there_is_ro
     let job = world.until_terminal(job.job_id).await;
     worker.kill();
     assert_eq!(audit::result_of(&world.client, &job).await, undisturbed);
-    audit.one_success(&job).await;
-    audit.nothing_half_visible().await;
+    audit_of(&world, &disk, "ended").await.one_success(&job).await;
     server.kill();
     tally.job(&job);
     tally.uploads = 1;
     tally.disturbances = 2;
     tally.end();
+}
+
+/// Audits the disk that only the server sees, by a copy: the server by itself has left nothing for a reaper.
+async fn audit_of(world: &World, disk: &Disk, name: &str) -> Audit {
+    let copy = world.path(name);
+    // What is superfluous goes just after the commit that everybody sees.
+    let before = Audit::of(world);
+    until("nothing is pending", async || (before.pending().await == 0).then_some(())).await;
+    disk.copy_to(&copy);
+    let audit = Audit::with(world, Store::open(&Url::from_directory_path(&copy).unwrap(), []).unwrap());
+    audit.nothing_half_visible().await;
+    audit
 }
