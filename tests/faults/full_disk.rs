@@ -139,7 +139,7 @@ async fn a_full_store_refuses_a_push_by_name_and_a_job_succeeds_once_there_is_ro
     let world = World::new().await;
     let folder = world.path("small");
     let environment =
-        world.server_environment(world.address, &Url::from_directory_path(&folder).unwrap().to_string(), None);
+        world.server_environment(world.address, Url::from_directory_path(&folder).unwrap().as_ref(), None);
     let (server, disk) = Disk::start(&["serve"], &environment, &folder, &world.path("server.log"));
     world.until_ready(world.address).await;
     let spec = inputs::push_from(&world.client, world.folder.path(), EPOCHS).await;
