@@ -97,7 +97,13 @@ impl Audit {
         for key in self.store.list_keys().await.unwrap() {
             stored.insert(key.clone(), self.digest(&key).await);
         }
-        assert_eq!(stored, blobs.into_iter().collect(), "objects in the store and blobs in the database");
+        let blobs: BTreeMap<_, _> = blobs.into_iter().collect();
+        let without_blob: Vec<_> = stored.iter().filter(|(key, digest)| blobs.get(*key) != Some(digest)).collect();
+        let without_object: Vec<_> = blobs.iter().filter(|(key, digest)| stored.get(*key) != Some(digest)).collect();
+        assert!(
+            without_blob.is_empty() && without_object.is_empty(),
+            "objects that are not what a blob says: {without_blob:?}; blobs without that object: {without_object:?}"
+        );
     }
 
     /// Uploads that are neither stored nor given up.
@@ -106,8 +112,11 @@ impl Audit {
     }
 
     async fn digest(&self, key: &str) -> String {
-        let bytes = self.store.get_bytes(&ObjectKey::from_stored(key)).await.unwrap();
-        blake3::hash(&bytes).to_hex().to_string()
+        match self.store.get_bytes(&ObjectKey::from_stored(key)).await {
+            Ok(bytes) => blake3::hash(&bytes).to_hex().to_string(),
+            // Shown beside the digest that it should have.
+            Err(error) => error.to_string(),
+        }
     }
 
     /// A server's view at a time when whatever is pending now has been silent for too long and whatever is deleted has no grace left.

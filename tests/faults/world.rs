@@ -46,8 +46,7 @@ impl World {
     pub async fn new() -> Self {
         // Postgres may run under an account that has to enter it.
         let open = fs::Permissions::from_mode(0o755);
-        let folder =
-            tempfile::Builder::new().prefix("barycenter-faults-").permissions(open).tempdir_in("/tmp").unwrap();
+        let folder = tempfile::Builder::new().permissions(open).tempdir_in("/tmp").unwrap();
         let database_folder = folder.path().join("postgres");
         let database = start_postgres(database_folder.clone()).await;
         let (address, store_address) = (free_address(), free_address());
@@ -120,6 +119,8 @@ impl World {
             ("BARYCENTER_DATABASE_POOL_SIZE", "5".to_owned()),
             ("BARYCENTER_LEASE_SECONDS", "2".to_owned()),
             ("BARYCENTER_RETRY_PAUSE_SECONDS", "0".to_owned()),
+            // As short as it may be, so that servers reap while they are disturbed.
+            ("BARYCENTER_UPLOAD_GRACE_SECONDS", "90".to_owned()),
             // How often a job is disturbed is up to the test.
             ("BARYCENTER_MAX_ATTEMPTS", "100".to_owned()),
         ];
