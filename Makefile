@@ -6,13 +6,14 @@ export SQLX_OFFLINE := true
 
 WITH_POSTGRES := cargo run --quiet -p private-postgres --bin with-postgres --
 
-.PHONY: help install demo dev test check bench load evidence fuzz regenerate
+.PHONY: help install demo dev test check faults bench load evidence fuzz regenerate
 
 help:
 	@echo "make demo        build, then show the main job from training to averaged model (KEEP=1 leaves the service up)"
 	@echo "make dev         run the whole service on this machine, at http://127.0.0.1:8700"
 	@echo "make test        every test, on a private Postgres of this machine"
 	@echo "make check       formatting, lints, the layer rule, dependencies"
+	@echo "make faults      everything killed, stalled, cut off and filled up, in the long form; one table (MINUTES=10 JOBS=200 SEED=1)"
 	@echo "make bench       every benchmark beside its peer; one table, also target/bench.json (ONLY=merge for one group)"
 	@echo "make load        the service under load beside MLflow; one table, also target/load.json (ONLY=pages for one group;"
 	@echo "                 STORE=s3 for transfers on versitygw, also target/load-s3.json)"
@@ -40,6 +41,10 @@ check: install
 	cargo test --test layers
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny check
+
+faults:
+	scripts/install-deps.sh faults
+	MINUTES=$(MINUTES) JOBS=$(JOBS) SEED=$(SEED) scripts/faults.sh
 
 # Criterion shows what a change does to a kernel; the table beside the peers is what the targets are stated in.
 bench:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build and the tests need and the machine lacks, on Debian and its relatives: a C compiler, Postgres,
-# Rust; with the argument `bench` also Python, in which the peers of the benchmarks run. Says and does nothing where all is
+# Rust; with the argument `bench` also Python, in which the peers of the benchmarks run, with `faults` also the library that moves a
+# process's clock. Says and does nothing where all is
 # there. Elsewhere it names what is missing.
 set -euo pipefail
 
@@ -17,6 +18,10 @@ has_postgres && has psql || packages+=(postgresql)
 has cargo || { has curl || packages+=(curl ca-certificates); }
 if [ "${1:-}" = bench ]; then
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv)
+fi
+if [ "${1:-}" = faults ]; then
+    has faketime || packages+=(faketime)
+    has unshare || packages+=(util-linux)
 fi
 
 if [ ${#packages[@]} -gt 0 ]; then

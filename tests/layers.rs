@@ -190,3 +190,14 @@ fn first_segments(group: &str) -> Vec<&str> {
     });
     paths.map(|path| path.trim().split("::").next().unwrap_or_default().trim()).collect()
 }
+
+#[test]
+fn what_users_build_has_no_fail_points() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let words = ["tree", "--offline", "--locked", "--edges", "no-dev", "--prefix", "none", "--format", "{p} [{f}]"];
+    let output = std::process::Command::new(cargo).args(words).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let of = |name: &str| text.lines().find(|line| line.starts_with(name)).map(|line| line.ends_with("[]"));
+    assert_eq!(of("barycenter-faults "), Some(true), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(of("fail "), None);
+}

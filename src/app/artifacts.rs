@@ -1,6 +1,7 @@
 //! Artifacts: receiving them under a lease, publishing them, reading them.
 
 use barycenter_api::{Artifact, EditArtifact, KeptTensors, MergePlan, StoredArtifact};
+use barycenter_faults::{self as faults, Point};
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::PgConnection;
 
@@ -33,6 +34,7 @@ pub async fn receive_artifact(state: &AppState, lease_id: LeaseId, file: Incomin
     lock_held(&mut transaction, lease_id).await?;
     commit(transaction).await?;
     let (upload, stored) = file.read_header(state).await?.store(state).await?;
+    faults::pass(Point::ServerArtifactStored).await;
     let noted = note_upload(state, lease_id, &upload, &stored).await;
     let superfluous = match &noted {
         Ok(replaced) => replaced.as_ref(),

@@ -1,6 +1,7 @@
 //! Checkpoints.
 
 use barycenter_core::checkpoint::Layout;
+use barycenter_faults::{self as faults, Point};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -100,6 +101,7 @@ async fn store(
     layout: FileLayout,
 ) -> AppResult<PutOutcome<Checkpoint>> {
     let (upload, stored) = file.store(state).await?;
+    faults::pass(Point::ServerCheckpointStored).await;
     let outcome = publish(state, place, &layout, &upload, &stored).await;
     blobs::discard(state, &upload).await;
     if matches!(outcome, Ok(PutOutcome::Created(_))) {
@@ -118,6 +120,7 @@ async fn publish(
     let mut transaction = begin(state).await?;
     let outcome = publish_with(state, &mut transaction, place, layout, upload, stored).await?;
     commit(transaction).await?;
+    faults::pass(Point::ServerCheckpointCommitted).await;
     Ok(outcome)
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use barycenter_api::{Bytes64, Claim, JobSpec, Lease, LeasedCandidate, LeasedDataset, MethodSpec, Start};
+use barycenter_faults::{self as faults, Point};
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::time::Instant;
@@ -125,6 +126,7 @@ async fn try_claim(state: &AppState, worker_id: WorkerId, look: Look) -> AppResu
         }
         let lease = read_lease(&mut transaction, (lease_id, &terms, now), &claimed).await?;
         commit(transaction).await?;
+        faults::pass(Point::ServerClaimed).await;
         state.job_tags.forget(claimed.job_id);
         note(&worker, &claimed);
         return Ok(Some(lease));

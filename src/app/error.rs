@@ -36,9 +36,11 @@ pub enum AppError {
         /// The fields at fault, where there are any.
         faults: Vec<Fault>,
     },
-    /// The database or the store cannot be reached.
+    /// The database or the store cannot be reached, or has no room.
     #[error("unavailable")]
     Unavailable {
+        /// Which of it; its status is a 5xx.
+        code: ProblemCode,
         /// When the same request may fare better.
         retry_after: Duration,
         /// What failed; logged, never shown.
@@ -72,11 +74,15 @@ impl AppError {
         Self::Internal(source.into())
     }
 
+    /// Something that the server stands on and that may be there again soon.
+    fn unavailable(code: ProblemCode, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unavailable { code, retry_after: RETRY_AFTER, source: source.into() }
+    }
+
     /// The code that clients see.
     pub fn code(&self) -> ProblemCode {
         match self {
-            Self::Refused { code, .. } => *code,
-            Self::Unavailable { .. } => ProblemCode::Unavailable,
+            Self::Refused { code, .. } | Self::Unavailable { code, .. } => *code,
             Self::Internal(_) => ProblemCode::Internal,
         }
     }
@@ -85,7 +91,7 @@ impl AppError {
 impl From<DbError> for AppError {
     fn from(error: DbError) -> Self {
         match error {
-            DbError::Unavailable(_) => Self::Unavailable { retry_after: RETRY_AFTER, source: Box::new(error) },
+            DbError::Unavailable(_) => Self::unavailable(ProblemCode::Unavailable, error),
             other => Self::internal(other),
         }
     }
@@ -94,8 +100,9 @@ impl From<DbError> for AppError {
 impl From<StorageError> for AppError {
     fn from(error: StorageError) -> Self {
         match error {
+            StorageError::Full(_) => Self::unavailable(ProblemCode::StoreFull, error),
             StorageError::Backend(_) | StorageError::Folder { .. } => {
-                Self::Unavailable { retry_after: RETRY_AFTER, source: Box::new(error) }
+                Self::unavailable(ProblemCode::Unavailable, error)
             }
             other => Self::internal(other),
         }

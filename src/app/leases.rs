@@ -4,6 +4,7 @@ use barycenter_api::{
     Bytes64, Constraint, Directive as WireDirective, Fail, Finish, Heartbeat, HeartbeatReply, Job, JobSpec,
     MAX_SELECT_LOSSES, MethodSpec, SelectLosses,
 };
+use barycenter_faults::{self as faults, Point};
 use sqlx::PgConnection;
 
 use super::{
@@ -68,6 +69,9 @@ async fn record_heartbeat(
             directive(Some(cancel_requested))
         }
     };
+    if chunk.is_some() {
+        faults::pass(Point::ServerRecording).await;
+    }
     commit(transaction).await?;
     if let Renewal::Held { job_id, .. } = renewal {
         state.job_tags.forget(job_id);
@@ -120,7 +124,9 @@ pub async fn finish_job(state: &AppState, lease_id: LeaseId, finish: &Finish) ->
     jobs::move_job(&mut transaction, job.job_id, change).await?;
     db::leases::mark_attempt_ended(&mut transaction, lease_id, AttemptState::Succeeded, None, now).await?;
     let ended = jobs::read_job(&mut transaction, job.job_id, now).await?;
+    faults::pass(Point::ServerFinishing).await;
     commit(transaction).await?;
+    faults::pass(Point::ServerFinished).await;
     state.job_tags.forget(job.job_id);
     // Removes the object where equal bytes had been a blob before.
     super::blobs::discard(state, &upload).await;

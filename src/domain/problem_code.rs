@@ -110,6 +110,7 @@ problem_codes! {
     InvalidCandidates = "invalid_candidates", 422, Never, "The rule does not choose a usable set of candidates";
     IdempotencyKeyReused = "idempotency_key_reused", 422, Never, "The idempotency key was used for another request";
     Internal = "internal", 500, Later, "The server failed";
+    StoreFull = "store_full", 507, Later, "The object store has no room";
     Unavailable = "unavailable", 503, Later, "The database or the object store cannot be reached";
 }
 

@@ -106,7 +106,7 @@ impl Store {
 
 /// The writer wraps what the store said in an I/O error.
 fn into_storage_error(error: std::io::Error) -> StorageError {
-    StorageError::Backend(object_store::Error::Generic { store: "upload", source: error.into() })
+    object_store::Error::Generic { store: "upload", source: error.into() }.into()
 }
 
 async fn copy<E>(

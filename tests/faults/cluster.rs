@@ -22,7 +22,19 @@ impl Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_barycenter"));
         command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
         command.env("RUST_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
+        Self::spawn(&mut command)
+    }
+
+    pub fn spawn(command: &mut Command) -> Self {
         Self(command.spawn().unwrap())
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
     }
 
     /// Waits for its end, while whatever it speaks to in this process goes on.
@@ -32,11 +44,30 @@ impl Process {
 
     /// As service managers do.
     pub fn terminate(&self) {
-        assert!(Command::new("kill").arg(self.0.id().to_string()).status().unwrap().success());
+        self.signal("TERM");
+    }
+
+    /// Stops it where it is: it does nothing, and hears nothing, until it is told to go on.
+    pub fn stall(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn wake(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.0.id().to_string()]).status();
+        assert!(sent.unwrap().success());
     }
 
     /// `kill -9`: no handler runs, no destructor, no goodbye.
     pub fn kill(mut self) {
+        self.kill_now();
+    }
+
+    /// The same, where another process is to take its place.
+    pub fn kill_now(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs::File, io::BufWriter, path::Path};
 
 use barycenter_api::{
     Among, CandidateSetRule, CreateCandidateSet, CreateRun, Job, JobSpec, PushCheckpoint, PushDataset,
-    client::ByteCounter,
+    client::{ByteCounter, Client},
 };
 use barycenter_core::{
     checkpoint::{Dtype, TensorSpec, Writer},
@@ -78,7 +78,11 @@ fn dataset(path: &Path) {
 
 /// Pushes a run with its checkpoints and a dataset, and returns the spec of a job that takes some seconds.
 pub async fn push(cluster: &Cluster) -> JobSpec {
-    let (client, folder) = (&cluster.client, cluster.folder.path());
+    push_from(&cluster.client, cluster.folder.path(), 400).await
+}
+
+/// The same through any client; the files are made in `folder`, and the job takes so many epochs.
+pub async fn push_from(client: &Client, folder: &Path, epochs: u32) -> JobSpec {
     let run = CreateRun { name: "faults".into(), project: None, description: None, metadata: serde_json::Map::new() };
     client.create_run(&run).await.unwrap();
     for candidate in 0..CANDIDATES {
@@ -98,7 +102,7 @@ pub async fn push(cluster: &Cluster) -> JobSpec {
     serde_json::from_value(json!({
         "candidate_set_id": set.candidate_set_id,
         "network": { "kind": "mlp", "features": FEATURES },
-        "method": { "kind": "twa", "granularity": "tensor", "epochs": 400, "batch_size": 32 },
+        "method": { "kind": "twa", "granularity": "tensor", "epochs": epochs, "batch_size": 32 },
         "data": { "fit": "data" },
         "seed": 11,
     }))

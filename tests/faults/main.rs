@@ -3,13 +3,25 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adapters;
+mod armed;
+mod at_random;
+mod audit;
+mod clock;
 mod cluster;
 mod folders;
+mod full_disk;
 mod inputs;
+mod link;
+mod outage;
 mod rebuild;
 mod regression;
+mod stalled;
+mod store;
+mod tally;
 mod uploads;
+mod walk;
 mod watch;
+mod world;
 
 use barycenter_api::{
     AttemptState, HistoryQuery, JobState, ListQuery, LogQuery, PushCheckpoint, WorkerState, client::ByteCounter,

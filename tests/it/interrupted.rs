@@ -121,3 +121,20 @@ async fn a_stream_that_fails_or_is_killed_at_any_point_of_the_store_leaves_no_pa
     assert_eq!(faulty.part_bytes(), 0);
     app.assert_no_orphans().await;
 }
+
+#[sqlx::test]
+async fn a_store_without_room_is_named_and_keeps_nothing_of_what_it_refused(pool: PgPool) {
+    let faulty = Faulty::default();
+    let app = TestApp::with(pool, faulty.store(), |_| {});
+    app.create_run("run").await;
+    for point in [Point::BeforeCreate, Point::BeforePart, Point::BeforeFinish] {
+        faulty.plan(point, Fault::Full);
+        let refused = app.put(PATH, large_checkpoint(40 << 20)).await;
+        assert!(refused.headers.contains_key("retry-after"));
+        refused.problem(507, "store_full");
+        assert_eq!(faulty.part_bytes(), 0, "{point:?}");
+        app.assert_nothing_stored().await;
+    }
+    app.push("run", 1, "", large_checkpoint(40 << 20)).await;
+    app.assert_no_orphans().await;
+}

@@ -8,6 +8,7 @@ use barycenter_api::{
     client::{ByteCounter, Client, ClientError},
 };
 use barycenter_core::Error;
+use barycenter_faults::{self as faults, Point};
 use rayon::ThreadPool;
 use tempfile::NamedTempFile;
 use tokio::sync::Mutex;
@@ -85,6 +86,7 @@ impl Attempt<'_> {
     }
 
     async fn work(&self) -> Result<(), Failure> {
+        faults::pass(Point::WorkerClaimed).await;
         let inputs = self.fetch().await?;
         let artifact = NamedTempFile::new_in(self.cache.scratch()).map_err(|e| Failure {
             code: code_of_io(&e),
@@ -150,6 +152,7 @@ impl Attempt<'_> {
                 format!("the server received {}, not {}", stored.digest_blake3, product.written.digest_blake3);
             return Err(Failure { code: "io", message, retry: true });
         }
+        faults::pass(Point::WorkerUploaded).await;
         // The last snapshots and lines are stored before the job is seen to end.
         self.journal.say(LogLevel::Info, format!("uploaded {} bytes", stored.size_bytes));
         while self.journal.has_news() {
@@ -166,6 +169,7 @@ impl Attempt<'_> {
             merge: product.merge.clone(),
             select_losses: select_losses(&product.outcome.select),
         };
+        faults::pass(Point::WorkerFinishing).await;
         let finish = || self.client.finish(lease_id, &finish);
         finish.retry(patience()).when(ClientError::is_transient).await.map_err(Failure::from)?;
         Ok(())
@@ -237,6 +241,7 @@ impl From<ClientError> for Failure {
             ClientError::Transport { .. } | ClientError::Stalled { .. } => "server_unreachable",
             // The server is there and what stands behind it is not.
             other if other.status().is_some_and(|status| status == 503) => "store_unreachable",
+            other if other.status().is_some_and(|status| status == 507) => "disk_full",
             _ => "io",
         };
         Self { code, message: error.to_string(), retry: true }

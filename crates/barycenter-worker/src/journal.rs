@@ -10,6 +10,7 @@ use barycenter_api::{
     Bytes64, Directive, Floats, Heartbeat, LogLevel, NewLogLine, Phase, PhaseTime, Progress, Snapshot,
 };
 use barycenter_core::{Error, average};
+use barycenter_faults::{self as faults, Point};
 
 /// Shared by the device thread, which writes, and the heartbeat, which reads.
 #[derive(Debug)]
@@ -195,6 +196,11 @@ pub(crate) struct Reporter<'a>(pub &'a Journal);
 
 impl average::Progress for Reporter<'_> {
     fn report(&mut self, phase: average::Phase, done: u64, total: u64) -> Result<(), Error> {
+        match phase {
+            average::Phase::Projection if done > 0 && done * 2 >= total => faults::pass_blocking(Point::WorkerBuilding),
+            average::Phase::Fit if done * 2 >= total => faults::pass_blocking(Point::WorkerFitting),
+            _ => {}
+        }
         let phase = match phase {
             average::Phase::Check => Phase::Fetch,
             average::Phase::Projection => Phase::Projection,

@@ -99,6 +99,19 @@ impl PrivatePostgres {
         self.server.pid()
     }
 
+    /// The folder of its socket, `.s.PGSQL.5432`.
+    pub fn sockets(&self) -> &Path {
+        &self.sockets
+    }
+
+    /// Ends every process of it by SIGKILL, as a crash does; [`PrivatePostgres::start`] on the same folder recovers what was committed.
+    ///
+    /// # Errors
+    /// Where the system does not tell which processes there are.
+    pub fn kill(mut self) -> Result<()> {
+        self.server.kill()
+    }
+
     /// Shuts it down: open transactions are rolled back, the cluster is left clean.
     pub fn stop(mut self) -> Result<()> {
         self.server.stop()

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 
@@ -88,6 +88,29 @@ impl Server {
         Ok(())
     }
 
+    /// Ends postmaster, watcher and every process of the postmaster by SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        let postmaster = Pid::from_raw(self.child.id().cast_signed());
+        // Stopped, it starts no process between the look at its children and their end.
+        kill(postmaster, Signal::SIGSTOP)?;
+        let children = children_of(self.child.id())?;
+        killpg(postmaster, Signal::SIGKILL)?;
+        for child in &children {
+            // One that has ended by itself is what was wanted. Each leads a group of its own, so the one above left it alone.
+            let _ = kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL);
+        }
+        self.child.wait()?;
+        // The shared memory is theirs until the last is gone, and the next start refuses to begin before.
+        let give_up = Instant::now() + STOP_PATIENCE;
+        while children.iter().any(|child| parent_of(*child).is_some()) {
+            if Instant::now() > give_up {
+                bail!("processes of Postgres outlived SIGKILL");
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     /// Closes the pipe and waits for the end that the watcher brings about; insists where it does not come.
     pub fn stop(&mut self) -> Result<()> {
         drop(self.child.stdin.take());
@@ -125,6 +148,22 @@ fn settings(fsync: bool) -> impl Iterator<Item = String> {
         settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"].map(Into::into));
     }
     settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting])
+}
+
+fn children_of(parent: u32) -> Result<Vec<u32>> {
+    let entries = fs::read_dir("/proc").context("cannot list the processes")?;
+    let processes = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(processes.filter(|process| parent_of(*process) == Some(parent)).collect())
+}
+
+/// The parent of a process that lives: `4711 (name) S 4700 ...`.
+fn parent_of(process: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let mut words = stat.rsplit_once(") ")?.1.split_whitespace();
+    if words.next()? == "Z" {
+        return None;
+    }
+    words.next()?.parse().ok()
 }
 
 fn tail(log: &Path) -> String {

@@ -58,6 +58,18 @@ fn a_cluster_keeps_its_data_over_a_restart() {
 }
 
 #[test]
+fn a_killed_cluster_keeps_what_was_committed() {
+    let folder = folder();
+    let first = PrivatePostgres::start(&folder.path().join("pg"), Options { fsync: true }).unwrap();
+    query(&first.url(), "create table kept as select 42 as answer");
+    let postmaster = first.pid();
+    first.kill().unwrap();
+    assert!(!is_alive(postmaster));
+    let second = PrivatePostgres::start(&folder.path().join("pg"), Options { fsync: true }).unwrap();
+    assert_eq!(query(&second.url(), "select answer from kept"), "42");
+}
+
+#[test]
 fn a_folder_in_use_is_refused() {
     let folder = folder();
     let first = PrivatePostgres::start(folder.path(), NO_FSYNC).unwrap();

@@ -49,6 +49,8 @@ impl Point {
 pub enum Fault {
     /// The operation fails.
     Fail,
+    /// The operation fails for want of room.
+    Full,
     /// It never returns: whoever waits can only be killed.
     Hang,
 }
@@ -99,6 +101,10 @@ impl Faulty {
         match planned {
             None => Ok(()),
             Some((_, Fault::Fail)) => Err(object_store::Error::Generic { store: "faulty", source: "planned".into() }),
+            Some((_, Fault::Full)) => {
+                let source = std::io::Error::from(std::io::ErrorKind::StorageFull).into();
+                Err(object_store::Error::Generic { store: "faulty", source })
+            }
             Some((_, Fault::Hang)) => {
                 self.plan.hanging.notify_one();
                 std::future::pending().await

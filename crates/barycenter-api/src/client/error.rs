@@ -132,11 +132,14 @@ impl ClientError {
         }
     }
 
-    /// Whether the same request may fare better later: an outage, a broken connection, an overload.
+    /// Whether the same request may fare better later: an outage, a broken connection, an overload, a full store.
     pub fn is_transient(&self) -> bool {
         self.was_not_carried_out()
             || matches!(self, Self::Transport { .. } | Self::Stalled { .. })
-            || matches!(self.status(), Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT))
+            || matches!(
+                self.status(),
+                Some(StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT | StatusCode::INSUFFICIENT_STORAGE)
+            )
     }
 }
 
