@@ -11,6 +11,7 @@ use super::{
     AppError, AppResult,
     candidate_sets::find_candidate_set_with,
     jobs::{self, MAX_WAIT_SECONDS, POLL_EVERY},
+    projections,
     transaction::{begin, commit, connection, rollback},
     warm_start, workers,
 };
@@ -99,7 +100,7 @@ async fn try_claim(state: &AppState, worker_id: WorkerId) -> AppResult<Option<Le
             transaction = begin(state).await?;
             continue;
         }
-        let lease = read_lease(&mut transaction, (lease_id, &terms, now), &claimed).await?;
+        let lease = read_lease(state, &mut transaction, (lease_id, &terms, now), &claimed).await?;
         commit(transaction).await?;
         state.job_tags.forget(claimed.job_id);
         note(&worker, &claimed);
@@ -122,6 +123,7 @@ fn note(worker: &Worker, claimed: &Claimed) {
 
 /// Everything a worker needs.
 async fn read_lease(
+    state: &AppState,
     conn: &mut PgConnection,
     (lease_id, terms, now): (LeaseId, &LeaseTerms, DateTime<Utc>),
     claimed: &Claimed,
@@ -150,15 +152,7 @@ async fn read_lease(
         expires_at: terms.expiry(now),
         heartbeat_seconds: terms.heartbeat.as_seconds_f64(),
         spec,
-        candidates: candidates
-            .into_iter()
-            .map(|row| LeasedCandidate {
-                checkpoint_id: row.checkpoint_id.0,
-                step: row.step,
-                size_bytes: row.size_bytes,
-                digest_blake3: row.digest_blake3,
-            })
-            .collect(),
+        candidates: candidates.into_iter().map(projections::leased_candidate).collect(),
         datasets: datasets
             .into_iter()
             .map(|row| {
@@ -175,7 +169,7 @@ async fn read_lease(
             .collect::<AppResult<_>>()?,
         base,
         start_coefficients,
-        projection_key: claimed.projection_key.clone(),
+        projection: projections::lease(state, conn, job_id).await?,
         fit_state: fit_state.map(Bytes64),
     })
 }

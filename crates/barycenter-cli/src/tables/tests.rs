@@ -23,7 +23,7 @@ fn job(objective: &Value, accuracy: Option<f64>) -> Job {
         "chosen": "twa", "verdict": "averaging gained", "evaluations": evaluations,
         "fit": {"best_step": 10, "steps": 20, "as_fitted_select_loss": 0.3}, "fit_samples": 8, "select_samples": 2, "select_overlaps_fit": false,
         "not_averaged": [], "phases": [{"phase": "fetch", "seconds": 0.42}, {"phase": "fit", "seconds": 12.0}],
-        "projection_bytes": 1, "projection_cached": false
+        "projection_bytes": 1
     });
     serde_json::from_value(json!({
         "job_id": ID, "run_id": ID, "state": "succeeded", "cancel_requested": false, "spec": spec, "estimate": estimate,
