@@ -3,6 +3,8 @@
 //! Nothing depends on it: a worker builds what it does not find. A key says what a projection is made from, so any file of a key is as
 //! good as another.
 
+use std::collections::HashMap;
+
 use barycenter_api::{
     FreshProjection, LeasedCandidate, LeasedProjection, ProjectionLink, ProjectionReport, ProjectionSource, PushProjection,
     SharedProjection,
@@ -20,7 +22,7 @@ use crate::{
     db::{self, jobs::LockedJob},
     domain::{
         candidate_set::Candidate,
-        ids::{JobId, LeaseId},
+        ids::{CandidateSetId, JobId, LeaseId},
         name::shown,
         page::{PageRequest, Paged},
         problem_code::ProblemCode,
@@ -196,20 +198,7 @@ pub(super) async fn lease(
 ) -> AppResult<Option<LeasedProjection>> {
     let keys = db::projections::find_keys(conn, job_id).await?;
     let Some(projection_key) = keys.projection_key else { return Ok(None) };
-    let (mut links, mut whole) = (Vec::new(), true);
-    for link in db::projections::list_links(conn, job_id).await? {
-        match db::candidate_sets::find_candidate_set(conn, link.candidate_set_id).await? {
-            Some(set) => links.push(ProjectionLink {
-                projection_key: link.projection_key,
-                candidates: set.members.into_iter().map(leased_candidate).collect(),
-                stored: None,
-            }),
-            None => {
-                links.clear();
-                whole = false;
-            }
-        }
-    }
+    let (mut links, whole) = followed(conn, job_id).await?;
     let named = links.iter().map(|link| &link.projection_key).chain([&projection_key]).chain(&keys.fresh_projection_key);
     let named: Vec<String> = named.cloned().collect();
     let cached = db::projections::list_by_key(conn, &named).await?;
@@ -231,6 +220,21 @@ pub(super) async fn lease(
         whole,
         shared: state.config.projections.projections_bytes > 0,
     }))
+}
+
+/// What a job's projection extends, as far back as the sets are there, and whether that is all of it.
+async fn followed(conn: &mut PgConnection, job_id: JobId) -> AppResult<(Vec<ProjectionLink>, bool)> {
+    let pinned = db::projections::list_links(conn, job_id).await?;
+    let ids: Vec<CandidateSetId> = pinned.iter().map(|link| link.candidate_set_id).collect();
+    let sets = db::candidate_sets::list_by_id(conn, &ids).await?;
+    let members: HashMap<CandidateSetId, &Vec<Candidate>> =
+        sets.iter().map(|set| (set.candidate_set_id, &set.members)).collect();
+    let gone = ids.iter().rposition(|id| !members.contains_key(id));
+    let links = pinned.into_iter().skip(gone.map_or(0, |place| place + 1)).filter_map(|link| {
+        let candidates = members.get(&link.candidate_set_id)?.iter().cloned().map(leased_candidate).collect();
+        Some(ProjectionLink { projection_key: link.projection_key, candidates, stored: None })
+    });
+    Ok((links.collect(), gone.is_none()))
 }
 
 fn shared(projection: &Projection) -> SharedProjection {

@@ -6,6 +6,8 @@ mod adapters;
 mod cluster;
 mod folders;
 mod inputs;
+mod policy;
+mod projections;
 mod rebuild;
 mod regression;
 mod uploads;

@@ -255,7 +255,7 @@ async fn a_worker_takes_first_what_its_cache_can_serve(pool: PgPool) {
     let at_hand = submit(&scene, &with_bits(8)).await;
     let holder = scene.register("holder", json!({"projections": [key]})).await;
     let lease: Lease = scene.try_claim_for(&holder).await.json(201);
-    assert_eq!((lease.job_id, lease.projection.as_ref().map(|projection| &projection.projection_key)), (at_hand.job_id, Some(&key)));
+    assert_eq!((lease.job_id, &lease.projection.as_ref().unwrap().projection_key), (at_hand.job_id, &key));
     scene.succeed(&lease).await;
 
     // What has waited for a minute is not passed over any more.
