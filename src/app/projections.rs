@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use barycenter_api::{
-    FreshProjection, LeasedCandidate, LeasedProjection, ProjectionLink, ProjectionReport, ProjectionSource, PushProjection,
-    SharedProjection,
+    FreshProjection, LeasedCandidate, LeasedProjection, ProjectionLink, ProjectionReport, ProjectionSource,
+    PushProjection, SharedProjection,
 };
 use sqlx::PgConnection;
 
@@ -199,7 +199,8 @@ pub(super) async fn lease(
     let keys = db::projections::find_keys(conn, job_id).await?;
     let Some(projection_key) = keys.projection_key else { return Ok(None) };
     let (mut links, whole) = followed(conn, job_id).await?;
-    let named = links.iter().map(|link| &link.projection_key).chain([&projection_key]).chain(&keys.fresh_projection_key);
+    let named =
+        links.iter().map(|link| &link.projection_key).chain([&projection_key]).chain(&keys.fresh_projection_key);
     let named: Vec<String> = named.cloned().collect();
     let cached = db::projections::list_by_key(conn, &named).await?;
     if !cached.is_empty() {
@@ -212,9 +213,7 @@ pub(super) async fn lease(
     }
     Ok(Some(LeasedProjection {
         stored: stored(&projection_key),
-        fresh: keys
-            .fresh_projection_key
-            .map(|key| FreshProjection { stored: stored(&key), projection_key: key }),
+        fresh: keys.fresh_projection_key.map(|key| FreshProjection { stored: stored(&key), projection_key: key }),
         projection_key,
         links,
         whole,

@@ -103,12 +103,7 @@ pub async fn list_projections(conn: &mut PgConnection, page: PageRequest) -> DbR
 }
 
 /// Notes a use of these projections, and of which it was a hit.
-pub async fn mark_used(
-    conn: &mut PgConnection,
-    keys: &[String],
-    is_hit: bool,
-    now: DateTime<Utc>,
-) -> DbResult<()> {
+pub async fn mark_used(conn: &mut PgConnection, keys: &[String], is_hit: bool, now: DateTime<Utc>) -> DbResult<()> {
     sqlx::query!(
         "update projections set used_at = greatest(used_at, $2), hit_count = hit_count + $3::integer where projection_key = any($1)",
         keys,
@@ -122,8 +117,7 @@ pub async fn mark_used(
 
 /// Removes a projection; returns the digest of its file.
 pub async fn delete_projection(conn: &mut PgConnection, key: &str) -> DbResult<Option<String>> {
-    let digest =
-        sqlx::query_scalar!("delete from projections where projection_key = $1 returning digest_blake3", key);
+    let digest = sqlx::query_scalar!("delete from projections where projection_key = $1 returning digest_blake3", key);
     Ok(digest.fetch_optional(conn).await?)
 }
 
@@ -201,7 +195,8 @@ pub async fn find_keys(conn: &mut PgConnection, job_id: JobId) -> DbResult<Keys>
 
 /// Counts a job of the worker that holds a lease.
 pub async fn count_for_worker(conn: &mut PgConnection, lease_id: LeaseId, more: Counts) -> DbResult<()> {
-    let count = |count: u64| i64::try_from(count).map_err(|_| DbError::inconsistent("workers", "projections", lease_id.0));
+    let count =
+        |count: u64| i64::try_from(count).map_err(|_| DbError::inconsistent("workers", "projections", lease_id.0));
     sqlx::query!(
         "update workers
          set projections_built = projections_built + $2,

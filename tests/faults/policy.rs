@@ -61,7 +61,12 @@ async fn a_policy_extends_its_projection_at_every_refresh_moves_its_alias_and_ra
         let found = job.report.unwrap().projection.unwrap();
         assert_eq!(twa.extends, before.map(Extends::Job), "refresh {}", refresh.number);
         let expected = if before.is_none() { ProjectionSource::Built } else { ProjectionSource::Extended };
-        assert_eq!((found.source, found.revisions), (expected, refresh.number - 1), "refresh {}: {found:?}", refresh.number);
+        assert_eq!(
+            (found.source, found.revisions),
+            (expected, refresh.number - 1),
+            "refresh {}: {found:?}",
+            refresh.number
+        );
         before = Some(job.job_id);
     }
     let alias = cluster.client.find_alias("faults", "best").await.unwrap();

@@ -1,18 +1,25 @@
 //! Projections that workers share and extend: a job ends with the same bits whichever way its worker came by one.
 
+use std::path::Path;
+
 use barycenter_api::{
     CandidateSetRule, CoefficientTable, CreateCandidateSet, Extends, Job, JobSpec, JobState, ListQuery, MethodSpec,
     ProjectionReport, ProjectionSource, PushCheckpoint, client::ByteCounter,
 };
+use barycenter_core::checkpoint::CheckpointFile;
 use sqlx::PgPool;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::{cluster::Cluster, inputs};
 
 /// The set of the candidates of these steps.
-async fn set(cluster: &Cluster, steps: std::ops::Range<usize>) -> uuid::Uuid {
+async fn set(cluster: &Cluster, steps: impl IntoIterator<Item = usize>) -> uuid::Uuid {
     let rule = CandidateSetRule::Explicit {
         checkpoint_ids: Vec::new(),
-        checkpoints: steps.map(|step| step.to_string()).collect(),
+        checkpoints: steps.into_iter().map(|step| step.to_string()).collect(),
     };
     let create = CreateCandidateSet { name: None, rule, other_runs: Vec::new() };
     cluster.client.create_candidate_set("faults", &create).await.unwrap().candidate_set_id
@@ -31,20 +38,61 @@ async fn push(cluster: &Cluster, epochs: u32) -> JobSpec {
     for candidate in 6..8 {
         let path = cluster.folder.path().join(format!("{candidate}.safetensors"));
         inputs::checkpoint(&path, candidate);
-        let (beside, step) = (PushCheckpoint::default(), candidate as i64);
-        cluster.client.push_checkpoint("faults", step, &beside, &path, &ByteCounter::none()).await.unwrap();
+        push_file(cluster, candidate, &path).await;
     }
     twa(&mut spec).epochs = Some(epochs);
     spec.candidate_set_id = set(cluster, 0..6).await;
     spec
 }
 
+async fn push_file(cluster: &Cluster, step: usize, path: &Path) {
+    let beside = PushCheckpoint::default();
+    cluster.client.push_checkpoint("faults", step as i64, &beside, path, &ByteCounter::none()).await.unwrap();
+}
+
+/// Pushes candidates far from those of [`inputs::push`].
+async fn push_far(cluster: &Cluster, steps: std::ops::Range<usize>) {
+    for step in steps {
+        let (near, far) = (cluster.folder.path().join("near"), cluster.folder.path().join(format!("far-{step}")));
+        inputs::checkpoint(&near, step % 6);
+        let file = CheckpointFile::open(&near).unwrap();
+        let tensors = file.layout().tensors.iter().map(|layout| {
+            let mut values = vec![0.0; layout.elements()];
+            file.fill_f32(&layout.name, 0, &mut values).unwrap();
+            for value in &mut values {
+                *value += 1.0;
+            }
+            inputs::tensor(&layout.name, &layout.shape, &values)
+        });
+        inputs::write(&far, tensors.collect());
+        push_file(cluster, step, &far).await;
+    }
+}
+
 /// The job on the candidates two steps on, whose projection extends that of the first.
 async fn extending(cluster: &Cluster, spec: &JobSpec, first: &Job) -> JobSpec {
+    extending_to(cluster, spec, first, 2..8).await
+}
+
+/// A job on the candidates of these steps whose projection extends that of another.
+async fn extending_to(
+    cluster: &Cluster,
+    spec: &JobSpec,
+    first: &Job,
+    steps: impl IntoIterator<Item = usize>,
+) -> JobSpec {
     let mut next = spec.clone();
-    next.candidate_set_id = set(cluster, 2..8).await;
+    next.candidate_set_id = set(cluster, steps).await;
     twa(&mut next).extends = Some(Extends::Job(first.job_id));
     next
+}
+
+async fn metrics(cluster: &Cluster) -> String {
+    let mut connection = TcpStream::connect(cluster.address).await.unwrap();
+    connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 async fn keys(cluster: &Cluster) -> Vec<String> {
@@ -98,6 +146,11 @@ async fn a_worker_without_a_cache_takes_up_a_killed_ones_fit_along_the_projectio
     let workers = cluster.client.list_workers(&ListQuery::default()).await.unwrap().items;
     let counts = workers.iter().find(|worker| worker.name == "second").unwrap().projection_counts;
     assert_eq!((counts.built, counts.cached, counts.fetched, counts.hit_rate), (0, 1, 1, Some(1.0)));
+    let metrics = metrics(&cluster).await;
+    for source in ["cached", "fetched"] {
+        let line = format!("barycenter_projections_total{{source=\"{source}\"}} 1");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
 }
 
 #[sqlx::test]
@@ -150,6 +203,42 @@ async fn a_job_ends_with_the_same_bits_whichever_way_its_projection_was_come_by(
     until_shared(&cluster, 1).await;
     let (_, instead, same) = run(&cluster, "replays", &next).await;
     assert_eq!((instead.source, same), (ProjectionSource::Fetched, expected.clone()));
+}
+
+#[sqlx::test]
+async fn a_projection_that_drifted_is_built_anew_by_every_worker_and_extended_from_there(pool: PgPool) {
+    let cluster = Cluster::new(&pool);
+    let _server = cluster.serve().await;
+    let spec = push(&cluster, 4).await;
+    push_far(&cluster, 10..16).await;
+    let worker = cluster.worker("first");
+    let (first, _, _) = ended(&cluster, &inputs::submit(&cluster, &spec).await).await;
+    let far = extending_to(&cluster, &spec, &first, [5, 10, 11, 12, 13, 14]).await;
+    // Submitted before anybody knows that the one between drifts.
+    let between = inputs::submit(&cluster, &far).await;
+    let early = extending_to(&cluster, &spec, &between, 10..16).await;
+    let early = inputs::submit(&cluster, &early).await;
+    let (drifted_job, drifted, _) = ended(&cluster, &between).await;
+    assert_eq!((drifted.source, drifted.revisions), (ProjectionSource::Built, 0));
+    assert_eq!(drifted.drifted, std::slice::from_ref(&drifted.projection_key));
+    let (_, early, expected) = ended(&cluster, &early).await;
+    assert_eq!((early.source, early.revisions), (ProjectionSource::Extended, 1));
+    worker.kill();
+
+    // Known to have drifted: the same projection under the same key, which rests on nothing before that one.
+    let late = extending_to(&cluster, &spec, &drifted_job, 10..16).await;
+    until_shared(&cluster, 3).await;
+    forget(&cluster, |_| true).await;
+    let (job, late, coefficients) = run(&cluster, "second", &late).await;
+    assert_eq!(
+        (late.source, late.revisions, &late.projection_key),
+        (ProjectionSource::Built, 1, &early.projection_key)
+    );
+    assert!(late.drifted.is_empty(), "the first link is built, and nothing drifts after it: {late:?}");
+    assert_eq!(coefficients, expected);
+    let links = sqlx::query_scalar("select count(*) from projection_links where job_id = $1").bind(job.job_id);
+    let links: i64 = links.fetch_one(&pool).await.unwrap();
+    assert_eq!(links, 1);
 }
 
 #[sqlx::test]

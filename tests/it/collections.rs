@@ -164,7 +164,7 @@ impl World {
     async fn share(&mut self, lease: &Lease, b: u8) {
         let key = &lease.projection.as_ref().unwrap().projection_key;
         let bytes = projections::file(&"x".repeat(usize::from(b % 4)));
-        if b % 5 > 0 {
+        if !b.is_multiple_of(5) {
             refused(&self.app().put(&projections::pushed_to(lease, key), bytes).await);
             self.keys.push(key.clone());
         }
@@ -371,7 +371,13 @@ fn refused(response: &TestResponse) {
 async fn no_history_loses_a_byte_that_is_needed_or_keeps_one_that_is_not(pool: PgPool) {
     let mut runner = TestRunner::deterministic();
     let histories = vec(vec(any::<Operation>(), OPERATIONS), HISTORIES).new_tree(&mut runner).unwrap().current();
-    let mut world = World { scene: Scene::new(pool).await, ids: BTreeMap::new(), models: BTreeMap::new(), drops: 0, keys: Vec::new() };
+    let mut world = World {
+        scene: Scene::new(pool).await,
+        ids: BTreeMap::new(),
+        models: BTreeMap::new(),
+        drops: 0,
+        keys: Vec::new(),
+    };
     for history in histories {
         for run in RUNS {
             world.open(run).await;

@@ -2,7 +2,9 @@
 
 use axum::http::Method;
 use barycenter::app::policies;
-use barycenter_api::{Alias, CandidateSet, Extends, Job, Lease, MethodSpec, Page, Policy, PolicyRefresh, RefreshState, Start};
+use barycenter_api::{
+    Alias, CandidateSet, Extends, Job, Lease, MethodSpec, Page, Policy, PolicyRefresh, RefreshState, Start,
+};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 

@@ -68,8 +68,8 @@ pub use policy::{
 pub use problem::{FieldError, Problem};
 pub use project::{Project, SetProject};
 pub use projection::{
-    FreshProjection, LeasedProjection, Projection, ProjectionCounts, ProjectionLink, ProjectionReport, ProjectionSource,
-    PushProjection, SharedProjection,
+    FreshProjection, LeasedProjection, Projection, ProjectionCounts, ProjectionLink, ProjectionReport,
+    ProjectionSource, PushProjection, SharedProjection,
 };
 pub use report::{
     BatchNormStatistics, Evaluated, Evaluation, FitReport, Geometry, LoraReport, NearDuplicate, NotAveraged, PhaseTime,

@@ -1,8 +1,8 @@
 //! What a job found, as tables: the report, the coefficients, the history.
 
 use barycenter_api::{
-    CoefficientTable, Evaluated, Evaluation, Geometry, HistoryQuery, HistorySnapshot, Job, ObjectiveSpec, ProjectionReport,
-    ProjectionSource, Report, client::Client,
+    CoefficientTable, Evaluated, Evaluation, Geometry, HistoryQuery, HistorySnapshot, Job, ObjectiveSpec,
+    ProjectionReport, ProjectionSource, Report, client::Client,
 };
 use uuid::Uuid;
 

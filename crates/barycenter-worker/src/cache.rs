@@ -40,12 +40,7 @@ impl Cache {
             fs::create_dir_all(&path).with_context(|| format!("cannot make the cache folder {}", path.display()))?;
             Ok(path)
         };
-        Ok(Self {
-            files: folder("files")?,
-            projections: folder("projections")?,
-            scratch: folder("scratch")?,
-            limits,
-        })
+        Ok(Self { files: folder("files")?, projections: folder("projections")?, scratch: folder("scratch")?, limits })
     }
 
     /// The file of this digest, fetched from `url_path` unless it is here; a torn download goes on where it ended.

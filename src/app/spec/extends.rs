@@ -71,8 +71,7 @@ pub(super) async fn pin(
 /// what is projected and how. Jobs of equal keys share it; some that could share it may differ, which costs a preference and no
 /// more.
 fn own_key(spec: &JobSpec, twa: &TwaSpec, members: &[Candidate]) -> AppResult<String> {
-    let parts =
-        (CODEC_VERSION, digests(members), &spec.network, &spec.lora, &spec.tensors, twa.bits, twa.granularity);
+    let parts = (CODEC_VERSION, digests(members), &spec.network, &spec.lora, &spec.tensors, twa.bits, twa.granularity);
     let text = serde_json::to_vec(&parts).map_err(AppError::internal)?;
     Ok(blake3::hash(&text).to_hex().to_string())
 }
@@ -90,7 +89,8 @@ fn digests(members: &[Candidate]) -> Vec<&str> {
 async fn links_to(conn: &mut PgConnection, job: &JobRow, key: &str) -> AppResult<Vec<Link>> {
     let mut links = db::projections::list_links(conn, job.job_id).await?;
     links.push(Link { candidate_set_id: job.candidate_set_id, projection_key: key.to_owned() });
-    let report = job.report.clone().map(|report| jobs::document::<Report>("report", job.job_id.0, report)).transpose()?;
+    let report =
+        job.report.clone().map(|report| jobs::document::<Report>("report", job.job_id.0, report)).transpose()?;
     let drifted = report.and_then(|report| report.projection).map(|projection| projection.drifted).unwrap_or_default();
     Ok(pruned(links, &drifted))
 }
@@ -131,7 +131,8 @@ fn differing(earlier: &JobSpec, spec: &JobSpec) -> Option<&'static str> {
     let (MethodSpec::Twa(before), MethodSpec::Twa(now)) = (&earlier.method, &spec.method) else {
         return Some("method.kind");
     };
-    let adapters = |spec: &JobSpec| spec.lora.as_ref().map(|lora| (lora.base_checkpoint_id, lora.scale, lora.transposed));
+    let adapters =
+        |spec: &JobSpec| spec.lora.as_ref().map(|lora| (lora.base_checkpoint_id, lora.scale, lora.transposed));
     let parts = [
         ("network", earlier.network == spec.network),
         ("tensors", earlier.tensors == spec.tensors),

@@ -125,7 +125,8 @@ pub(super) async fn resolve_template(
         let sound = !matches!(twa.start, Start::Job(_));
         faults.check(sound, START_FIELD, || "is the policy's: each refresh starts where the last one ended".into());
         let sound = !matches!(twa.extends, Some(Extends::Job(_)));
-        faults.check(sound, EXTENDS_FIELD, || "is the policy's: each refresh extends the last one, or `nothing`".into());
+        faults
+            .check(sound, EXTENDS_FIELD, || "is the policy's: each refresh extends the last one, or `nothing`".into());
     }
     let checked = check(conn, &mut spec, Some(expected), &mut faults).await?;
     let Some(Checked { data, .. }) = checked else {

@@ -170,7 +170,8 @@ impl<'a> Averaging<'a> {
     /// Whether a projection is one of so many candidates with the averaged tensors, blocks and bits of this job.
     pub fn fits(&self, projection: &Projection, candidates: usize) -> bool {
         let parameters = self.network.parameters();
-        let sizes = self.plan.averaged().iter().map(|place| (parameters[*place].name.as_str(), parameters[*place].len()));
+        let sizes =
+            self.plan.averaged().iter().map(|place| (parameters[*place].name.as_str(), parameters[*place].len()));
         let bits = self.twa().map(|twa| twa.bits);
         projection.n() == candidates
             && bits == Some(projection.bits())

@@ -11,6 +11,7 @@
 //! Results do not depend on the number of threads: partial sums are made per fixed chunk of tiles and added in order.
 
 mod build;
+mod change;
 mod codec;
 mod coefficients;
 mod columns;
@@ -22,10 +23,11 @@ mod packing;
 mod revision;
 mod store;
 
+pub use change::Change;
 pub use codec::{CODEC_VERSION, GROUP, Reconstruction, quantise, unpack};
 pub use columns::Columns;
 pub use geometry::{Geometry, NearDuplicate};
-pub use revision::{Change, MOST_DRIFT, Member, Revision};
+pub use revision::{MOST_DRIFT, Member, Revision};
 pub use store::is_projection;
 
 /// The projection of a candidate set.

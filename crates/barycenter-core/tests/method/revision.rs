@@ -29,7 +29,8 @@ fn revision<'a>(
 fn slid(files: &[CheckpointFile], n: usize, bits: u8) -> Projection {
     let mut projection = build(&files[..n], Granularity::Layer, bits);
     for (dropped, added) in files.iter().zip(&files[n..]) {
-        projection = projection.revised(&revision(n, vec![(0, dropped)], [added])).unwrap().expect("the centre stays near");
+        projection =
+            projection.revised(&revision(n, vec![(0, dropped)], [added])).unwrap().expect("the centre stays near");
     }
     projection
 }
@@ -189,11 +190,12 @@ fn a_revision_that_makes_no_sense_is_refused() {
     let files = candidates(3, 51);
     let projection = build(&files, Granularity::Layer, 4);
     let stays = |places: &[usize]| places.iter().copied().map(Member::Stays).collect::<Vec<_>>();
-    let refusal = |members: Vec<Member<'_>>, dropped: Vec<(usize, &CheckpointFile)>| {
-        match projection.clone().revised(&Revision { members, dropped }) {
-            Err(Error::Input(message)) => message,
-            other => panic!("{other:?}"),
-        }
+    let refusal = |members: Vec<Member<'_>>, dropped: Vec<(usize, &CheckpointFile)>| match projection
+        .clone()
+        .revised(&Revision { members, dropped })
+    {
+        Err(Error::Input(message)) => message,
+        other => panic!("{other:?}"),
     };
     assert!(refusal(stays(&[0, 1, 2]), vec![(3, &files[0])]).contains("candidate 3"));
     assert!(refusal(stays(&[0, 2]), vec![(1, &files[1]), (1, &files[1])]).contains("candidate 1"));

@@ -1,49 +1,21 @@
-//! How a job comes by its projection: from a cache, by revising one that it extends, or by building it.
-//!
-//! Whichever way it is, the projection is the same to the bit: it is built of the first set that it extends and revised set by set
-//! (`docs/projections.md`), and a cache only saves some of that.
+//! The projections that lead to that of a job, one revised from the other.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::path::Path;
 
 use barycenter_api::{
-    Lease, LeasedCandidate, LeasedProjection, LogLevel, Phase, ProjectionReport, ProjectionSource, SharedProjection,
-    client::ClientError,
+    LeasedCandidate, LeasedProjection, LogLevel, Phase, ProjectionReport, ProjectionSource, SharedProjection,
 };
 use barycenter_core::{
     Error,
-    average::Averaging,
-    checkpoint::{self, CheckpointFile, OpenOptions},
     projection::{Change, Member, Projection, Revision},
 };
 use tracing::warn;
 
-use crate::{
-    failure::Failure,
-    fetch::Model,
-    journal::{Journal, Reporter},
-    lora::Models,
-    sharing::Offer,
-    tools::Tools,
-};
-
-/// What a projection is made of and with.
-pub(crate) struct Search<'a> {
-    pub lease: &'a Lease,
-    pub averaging: &'a Averaging<'a>,
-    /// The models of the job's candidates, in order.
-    pub models: &'a Models,
-    /// The base model, where the candidates are adapters.
-    pub base: Option<&'a Path>,
-    pub tools: &'a Tools,
-    pub journal: &'a Journal,
-}
+use super::{Found, Search, models::ModelsOfLinks, report};
+use crate::{failure::Failure, journal::Reporter, sharing::Offer};
 
 /// Why a projection cannot be had in one way.
-enum Trouble {
+pub(super) enum Trouble {
     /// What it extends is gone.
     Gone(String),
     Failed(Failure),
@@ -55,64 +27,20 @@ impl<E: Into<Failure>> From<E> for Trouble {
     }
 }
 
-/// A projection with what there is to tell of it.
-pub(crate) type Found = (Projection, ProjectionReport);
-
-/// The projection of a job; none where its method needs none.
-pub(crate) fn obtain(search: &Search<'_>) -> Result<Option<Found>, Failure> {
-    search.journal.report(Phase::Projection, 0, 1)?;
-    if !search.averaging.needs_projection() {
-        return Ok(None);
-    }
-    let started = Instant::now();
-    let (projection, mut report) = match &search.lease.projection {
-        Some(leased) => Chain { search, leased, models: HashMap::new() }.obtain()?,
-        None => (search.build()?, report("", ProjectionSource::Built)),
-    };
-    report.revisions = projection.revisions();
-    report.seconds = started.elapsed().as_secs_f64();
-    Ok(Some((projection, report)))
-}
-
-fn report(key: &str, source: ProjectionSource) -> ProjectionReport {
-    ProjectionReport {
-        projection_key: key.to_owned(),
-        source,
-        extended_from: None,
-        fetched: source == ProjectionSource::Fetched,
-        revisions: 0,
-        drifted: Vec::new(),
-        unfollowed: false,
-        seconds: 0.0,
-    }
-}
-
-impl Search<'_> {
-    /// The projection of the job's candidates alone.
-    fn build(&self) -> Result<Projection, Failure> {
-        let built = self.averaging.build_projection(&mut Reporter(self.journal))?;
-        Ok(built.ok_or_else(|| Error::input("the method of this job has no projection"))?)
-    }
-}
-
 /// The projections that lead to that of a job: its links, and at the place behind the last its own.
-struct Chain<'a> {
+pub(super) struct Chain<'a> {
     search: &'a Search<'a>,
     leased: &'a LeasedProjection,
-    /// Models that are none of the job's candidates, by the digests of their checkpoints.
-    models: HashMap<String, Extra>,
-}
-
-/// A model that a link has and the job has not.
-struct Extra {
-    path: PathBuf,
-    #[expect(dead_code, reason = "held so that the files stay")]
-    held: (Model, Option<Models>),
+    models: ModelsOfLinks<'a>,
 }
 
 impl<'a> Chain<'a> {
+    pub(super) fn new(search: &'a Search<'a>, leased: &'a LeasedProjection) -> Self {
+        Self { search, leased, models: ModelsOfLinks::new(search) }
+    }
+
     /// From the latest link at hand, else from the first, else without any.
-    fn obtain(&mut self) -> Result<Found, Failure> {
+    pub(super) fn obtain(&mut self) -> Result<Found, Failure> {
         let own = self.leased.links.len();
         for place in (0..=own).rev() {
             let (key, stored) = self.named(place);
@@ -196,12 +124,11 @@ impl<'a> Chain<'a> {
         let (mut projection, mut drifted) = (first, Vec::new());
         for place in from + 1..=self.leased.links.len() {
             self.search.journal.report(Phase::Projection, 0, 1)?;
-            projection = match self.revise(projection, place)? {
-                Some(revised) => revised,
-                None => {
-                    drifted.push(self.named(place).0.to_owned());
-                    self.build(place)?
-                }
+            projection = if let Some(revised) = self.revise(projection, place)? {
+                revised
+            } else {
+                drifted.push(self.named(place).0.to_owned());
+                self.build(place)?
             };
         }
         Ok((projection, drifted))
@@ -211,9 +138,9 @@ impl<'a> Chain<'a> {
     fn revise(&mut self, before: Projection, place: usize) -> Result<Option<Projection>, Trouble> {
         let (old, new) = (self.candidates(place - 1), self.candidates(place));
         let change = Change::between(&digests(old), &digests(new));
-        let going = change.dropped.iter().map(|i| self.open(&old[*i])).collect::<Result<Vec<_>, _>>()?;
+        let going = change.dropped.iter().map(|i| self.models.open(&old[*i])).collect::<Result<Vec<_>, _>>()?;
         let coming = new.iter().zip(&change.stays).filter(|(_, stays)| stays.is_none());
-        let coming = coming.map(|(candidate, _)| self.open(candidate)).collect::<Result<Vec<_>, _>>()?;
+        let coming = coming.map(|(candidate, _)| self.models.open(candidate)).collect::<Result<Vec<_>, _>>()?;
         let mut files = coming.iter();
         let members = change.stays.iter().map(|stays| match stays {
             Some(position) => Member::Stays(*position),
@@ -230,37 +157,9 @@ impl<'a> Chain<'a> {
             return Ok(self.search.build()?);
         }
         let candidates = self.candidates(place).iter();
-        let files = candidates.map(|candidate| self.open(candidate)).collect::<Result<Vec<_>, _>>()?;
+        let files = candidates.map(|candidate| self.models.open(candidate)).collect::<Result<Vec<_>, _>>()?;
         let built = self.search.averaging.build_projection_of(&files, &mut Reporter(self.search.journal))?;
         Ok(built.ok_or_else(|| Error::input("the method of this job has no projection"))?)
-    }
-
-    /// Opens the model of a candidate of the job or of a link, fetched where it is not at hand.
-    fn open(&mut self, candidate: &LeasedCandidate) -> Result<CheckpointFile, Trouble> {
-        let digest = &candidate.digest_blake3;
-        let own = self.search.lease.candidates.iter().position(|own| own.digest_blake3 == *digest);
-        let path = match own {
-            Some(place) => &self.search.models.files[place],
-            None => {
-                if !self.models.contains_key(digest) {
-                    let extra = self.fetch(candidate)?;
-                    self.models.insert(digest.clone(), extra);
-                }
-                &self.models[digest].path
-            }
-        };
-        Ok(checkpoint::open(path, &OpenOptions::default())?)
-    }
-
-    fn fetch(&self, candidate: &LeasedCandidate) -> Result<Extra, Trouble> {
-        let Search { lease, base, tools, journal, .. } = *self.search;
-        journal.report(Phase::Projection, 0, 1)?;
-        let model = tools.fetch(candidate).map_err(|error| gone_or_failed(candidate, error))?;
-        let Some((lora, base)) = lease.spec.lora.as_ref().zip(base) else {
-            return Ok(Extra { path: model.path().to_owned(), held: (model, None) });
-        };
-        let models = Models::adapted(lora, base, &[model.path().to_owned()], tools.cache.scratch())?;
-        Ok(Extra { path: models.files[0].clone(), held: (model, Some(models)) })
     }
 
     /// Keeps a projection that was made, here and for other workers.
@@ -294,20 +193,24 @@ impl<'a> Chain<'a> {
 
     /// The projection of the candidates alone, where what it was to extend cannot be followed.
     fn without_links(&self, why: &str) -> Result<Found, Failure> {
-        let told = format!("the projection is that of the candidates alone, since what it extends cannot be followed: {why}");
+        let told =
+            format!("the projection is that of the candidates alone, since what it extends cannot be followed: {why}");
         warn!("{told}");
         self.search.journal.say(LogLevel::Warn, told);
         let Some(fresh) = &self.leased.fresh else {
-            return Ok((self.search.build()?, ProjectionReport { unfollowed: true, ..report("", ProjectionSource::Built) }));
+            return Ok((
+                self.search.build()?,
+                ProjectionReport { unfollowed: true, ..report("", ProjectionSource::Built) },
+            ));
         };
         let (key, stored) = (&fresh.projection_key, fresh.stored.as_ref());
-        let (projection, source) = match self.at_hand(key, stored, self.search.lease.candidates.len())? {
-            Some(found) => found,
-            None => {
-                let built = self.search.build()?;
-                self.save(key, &built, stored.is_none())?;
-                (built, ProjectionSource::Built)
-            }
+        let at_hand = self.at_hand(key, stored, self.search.lease.candidates.len())?;
+        let (projection, source) = if let Some(found) = at_hand {
+            found
+        } else {
+            let built = self.search.build()?;
+            self.save(key, &built, stored.is_none())?;
+            (built, ProjectionSource::Built)
         };
         Ok((projection, ProjectionReport { unfollowed: true, ..report(key, source) }))
     }
@@ -315,12 +218,4 @@ impl<'a> Chain<'a> {
 
 fn digests(candidates: &[LeasedCandidate]) -> Vec<&str> {
     candidates.iter().map(|candidate| candidate.digest_blake3.as_str()).collect()
-}
-
-/// A checkpoint that is no more cannot be waited for.
-fn gone_or_failed(candidate: &LeasedCandidate, error: ClientError) -> Trouble {
-    match error.status().map(|status| status.as_u16()) {
-        Some(404 | 410) => Trouble::Gone(format!("the checkpoint {} of step {} is gone", candidate.checkpoint_id, candidate.step)),
-        _ => Trouble::Failed(error.into()),
-    }
 }
