@@ -15,6 +15,11 @@ use tokio::{
 
 use crate::{cluster::Cluster, inputs};
 
+/// Steps of candidates whose centre is far from that of the first six, see [`push_far`].
+const FAR_FROM_THE_FIRST: [usize; 6] = [5, 10, 11, 12, 13, 14];
+/// Steps of candidates whose centre is near that one.
+const NEAR_THOSE: [usize; 6] = [5, 11, 12, 13, 14, 15];
+
 /// The set of the candidates of these steps.
 async fn set(cluster: &Cluster, steps: impl IntoIterator<Item = usize>) -> uuid::Uuid {
     let rule = CandidateSetRule::Explicit {
@@ -213,10 +218,10 @@ async fn a_projection_that_drifted_is_built_anew_by_every_worker_and_extended_fr
     push_far(&cluster, 10..16).await;
     let worker = cluster.worker("first");
     let (first, _, _) = ended(&cluster, &inputs::submit(&cluster, &spec).await).await;
-    let far = extending_to(&cluster, &spec, &first, [5, 10, 11, 12, 13, 14]).await;
+    let far = extending_to(&cluster, &spec, &first, FAR_FROM_THE_FIRST).await;
     // Submitted before anybody knows that the one between drifts.
     let between = inputs::submit(&cluster, &far).await;
-    let early = extending_to(&cluster, &spec, &between, 10..16).await;
+    let early = extending_to(&cluster, &spec, &between, NEAR_THOSE).await;
     let early = inputs::submit(&cluster, &early).await;
     let (drifted_job, drifted, _) = ended(&cluster, &between).await;
     assert_eq!((drifted.source, drifted.revisions), (ProjectionSource::Built, 0));
@@ -226,7 +231,7 @@ async fn a_projection_that_drifted_is_built_anew_by_every_worker_and_extended_fr
     worker.kill();
 
     // Known to have drifted: the same projection under the same key, which rests on nothing before that one.
-    let late = extending_to(&cluster, &spec, &drifted_job, 10..16).await;
+    let late = extending_to(&cluster, &spec, &drifted_job, NEAR_THOSE).await;
     until_shared(&cluster, 3).await;
     forget(&cluster, |_| true).await;
     let (job, late, coefficients) = run(&cluster, "second", &late).await;
