@@ -4,8 +4,9 @@
     python scripts/check-policy.py http://127.0.0.1:8700 [EPOCHS]
 
 Needs nothing but Python. Trains twice from one seed at a constant learning rate: without a policy for all epochs (40 unless told), then with
-one that averages the last 16 checkpoints after every 5 and whose event stops the training. Prints test losses against wall time. Not part of
-`make test`: what it shows are times.
+one that averages the last 16 checkpoints after every 5 and whose event stops the training. Prints test losses against wall time, beside the last
+checkpoint and the uniform average of the same windows, and where each refresh had its projection from, with its times. Not part of `make test`: what it
+shows are times.
 """
 
 import json
@@ -183,18 +184,30 @@ while True:
 print("without a policy\n  seconds  epoch  test loss of the checkpoint")
 for seconds, epoch, loss in without[4::5]:
     print(f"  {seconds:7.1f}  {epoch:5}  {loss:.4f}")
-print("with a policy\n  seconds  refresh  state         select loss  test loss  difference [interval]          took s")
+print("with a policy: test losses at each refresh of the last checkpoint, the uniform average of the window and what the policy returned")
+print("  seconds  refresh  epoch  checkpoint  uniform  returned  state         difference of select loss [interval]")
+of_checkpoint = {epoch: loss for _, epoch, loss in with_policy}
+times = []
 for at, event in heard:
     if event["kind"] != "policy.refreshed":
         continue
     detail, refresh = event["detail"], refreshes[event["detail"]["refresh"] - 1]
-    job = call("GET", f"/v1/jobs/{refresh['job_id']}")
-    took = sum(phase["seconds"] for phase in job["report"]["phases"])
+    report = call("GET", f"/v1/jobs/{refresh['job_id']}")["report"]
+    last = call("GET", f"/v1/candidate_sets/{refresh['candidate_set_id']}")["members"][-1]["step"]
+    uniform = next(row["test"]["loss"] for row in report["evaluations"] if row["method"] == "uniform")
     interval = "[{:.4f}, {:.4f}]".format(*detail["interval"]) if "interval" in detail else ""
     difference = f"{detail['difference']:+.4f} {interval}" if "difference" in detail else "-"
     print(
-        f"  {at - started:7.1f}  {detail['refresh']:7}  {refresh['state']:12}  {detail['select_loss']:11.4f}"
-        f"  {detail['test_loss']:9.4f}  {difference:29} {took:7.2f}"
+        f"  {at - started:7.1f}  {detail['refresh']:7}  {last:5}  {of_checkpoint[last]:10.4f}  {uniform:7.4f}"
+        f"  {detail['test_loss']:8.4f}  {refresh['state']:12}  {difference}"
+    )
+    times.append((detail["refresh"], len(report["geometry"]["gram"]), report["projection"], report["phases"]))
+print("time of each refresh\n  refresh  candidates  projection  revisions  projection ms  whole s")
+for number, candidates, projection, phases in times:
+    whole = sum(phase["seconds"] for phase in phases)
+    print(
+        f"  {number:7}  {candidates:10}  {projection['source']:10}  {projection['revisions']:9}"
+        f"  {1000 * projection['seconds']:13.2f}  {whole:7.2f}"
     )
 stopped = [event["kind"] for _, event in heard if event["kind"] in STOPS]
 last = with_policy[-1]

@@ -115,6 +115,7 @@ fn start_worker(
         token,
         cache_dir: folder.join("cache"),
         cache_bytes: CACHE_BYTES,
+        cache_keep_hours: barycenter_worker::CACHE_KEEP_HOURS,
         name: Some("dev".into()),
         threads: options.threads,
         memory_bytes: None,

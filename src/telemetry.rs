@@ -58,5 +58,10 @@ fn describe_metrics() {
     metrics::describe_counter!("barycenter_lease_expiries_total", "leases that lapsed without a heartbeat");
     metrics::describe_counter!("barycenter_fenced_calls_total", "calls under a lease that was lost, by call");
     metrics::describe_histogram!("barycenter_job_duration_seconds", "from the first lease to the end, by state");
+    metrics::describe_counter!(
+        "barycenter_projections_total",
+        "jobs that succeeded, by where their projection came from"
+    );
+    metrics::describe_counter!("barycenter_projections_evicted_total", "projections that went from the server's cache");
     metrics::describe_counter!("barycenter_uploads_reaped_total", "unfinished uploads that were removed");
 }

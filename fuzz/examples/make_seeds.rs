@@ -6,7 +6,7 @@ use barycenter_core::{
     blocks::{Blocks, Granularity},
     checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
     fit::FitState,
-    projection::{Projection, Revision},
+    projection::{Member, Projection, Revision},
 };
 
 fn main() {
@@ -89,7 +89,8 @@ fn projection() {
         let blocks = Blocks::new(&sizes, if bits == 2 { Granularity::Tensor } else { Granularity::Model });
         let built = Projection::build(&candidates, &names, &blocks, bits, &mut |_, _| Ok(())).unwrap();
         projection_seed(&format!("{bits}_bits"), &built);
-        let revision = Revision { dropped: vec![(0, &candidates[0])], added: vec![&candidates[1]] };
+        let members = vec![Member::Stays(1), Member::Comes(&candidates[1])];
+        let revision = Revision { members, dropped: vec![(0, &candidates[0])] };
         if let Some(revised) = built.revised(&revision).unwrap() {
             projection_seed(&format!("{bits}_bits_revised"), &revised);
         }

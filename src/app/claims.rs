@@ -12,6 +12,7 @@ use super::{
     AppError, AppResult,
     candidate_sets::find_candidate_set_with,
     jobs::{self, MAX_WAIT_SECONDS, POLL_EVERY},
+    projections,
     transaction::{begin, commit, rollback},
     warm_start, workers,
 };
@@ -124,7 +125,7 @@ async fn try_claim(state: &AppState, worker_id: WorkerId, look: Look) -> AppResu
             (transaction, _) = begin_look(state, worker_id, look).await?;
             continue;
         }
-        let lease = read_lease(&mut transaction, (lease_id, &terms, now), &claimed).await?;
+        let lease = read_lease(state, &mut transaction, (lease_id, &terms, now), &claimed).await?;
         commit(transaction).await?;
         faults::pass(Point::ServerClaimed).await;
         state.job_tags.forget(claimed.job_id);
@@ -148,6 +149,7 @@ fn note(worker: &Worker, claimed: &Claimed) {
 
 /// Everything a worker needs.
 async fn read_lease(
+    state: &AppState,
     conn: &mut PgConnection,
     (lease_id, terms, now): (LeaseId, &LeaseTerms, DateTime<Utc>),
     claimed: &Claimed,
@@ -176,15 +178,7 @@ async fn read_lease(
         expires_at: terms.expiry(now),
         heartbeat_seconds: terms.heartbeat.as_seconds_f64(),
         spec,
-        candidates: candidates
-            .into_iter()
-            .map(|row| LeasedCandidate {
-                checkpoint_id: row.checkpoint_id.0,
-                step: row.step,
-                size_bytes: row.size_bytes,
-                digest_blake3: row.digest_blake3,
-            })
-            .collect(),
+        candidates: candidates.into_iter().map(projections::leased_candidate).collect(),
         datasets: datasets
             .into_iter()
             .map(|row| {
@@ -201,7 +195,7 @@ async fn read_lease(
             .collect::<AppResult<_>>()?,
         base,
         start_coefficients,
-        projection_key: claimed.projection_key.clone(),
+        projection: projections::lease(state, conn, job_id).await?,
         fit_state: fit_state.map(Bytes64),
     })
 }

@@ -91,11 +91,16 @@ pub(super) async fn queue(
         project: db::runs::find_project(conn, resolved.run_id).await?,
         priority: scheduling.priority,
         deadline_at: scheduling.deadline_seconds.map(|seconds| now + TimeDelta::seconds(seconds as i64)),
-        projection_key: resolved.projection_key,
+        extended_projection_key: resolved.projection.extended_key(),
+        projection_key: resolved.projection.key,
+        fresh_projection_key: resolved.projection.fresh_key,
         datasets: resolved.datasets,
         created_at: now,
     };
     db::jobs::insert(conn, &new).await?;
+    if !resolved.projection.links.is_empty() {
+        db::projections::insert_links(conn, job_id, &resolved.projection.links).await?;
+    }
     Ok(job_id)
 }
 

@@ -8,7 +8,7 @@ use barycenter_faults::{self as faults, Point};
 use sqlx::PgConnection;
 
 use super::{
-    AppError, AppResult, artifacts, history, job_log, jobs,
+    AppError, AppResult, artifacts, history, job_log, jobs, projections,
     transaction::{begin, commit},
 };
 use crate::{
@@ -123,10 +123,16 @@ pub async fn finish_job(state: &AppState, lease_id: LeaseId, finish: &Finish) ->
     let change = Move { from: job.state, to, failure: None, report: Some(&report), back_off: None, now };
     jobs::move_job(&mut transaction, job.job_id, change).await?;
     db::leases::mark_attempt_ended(&mut transaction, lease_id, AttemptState::Succeeded, None, now).await?;
+    if let Some(projection) = &finish.report.projection {
+        projections::count(state, &mut transaction, lease_id, projection).await?;
+    }
     let ended = jobs::read_job(&mut transaction, job.job_id, now).await?;
     faults::pass(Point::ServerFinishing).await;
     commit(transaction).await?;
     faults::pass(Point::ServerFinished).await;
+    if let Some(projection) = &finish.report.projection {
+        metrics::counter!("barycenter_projections_total", "source" => projection.source.as_str()).increment(1);
+    }
     state.job_tags.forget(job.job_id);
     // Removes the object where equal bytes had been a blob before.
     super::blobs::discard(state, &upload).await;

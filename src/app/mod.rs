@@ -30,6 +30,7 @@ pub mod lineage;
 mod members;
 pub mod multipart;
 pub mod policies;
+pub mod projections;
 pub mod projects;
 pub mod reaper;
 pub mod register;

@@ -1,11 +1,11 @@
-//! Ends jobs that no worker will end, and measures the queue.
+//! Ends jobs that no worker will end, measures the queue, and keeps the cache of projections within its bounds.
 
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::{AppResult, rounds, transaction::connection};
+use super::{AppResult, projections, rounds, transaction::connection};
 use crate::{
     db::{self, leases::Ended},
     domain::worker,
@@ -16,7 +16,11 @@ const EVERY: Duration = Duration::from_secs(2);
 
 /// Sweeps now and every few seconds until told to stop; a failed round is logged and the next one tries again.
 pub async fn run(state: AppState, stop: CancellationToken) {
-    rounds::repeat(EVERY, stop, "abandoned jobs could not be ended", || sweep(&state)).await;
+    rounds::repeat(EVERY, stop, "abandoned jobs could not be ended", async || {
+        sweep(&state).await?;
+        projections::evict(&state).await
+    })
+    .await;
 }
 
 /// One round: fails the jobs whose deadline is over, ends the running ones whose lease has lapsed and that nobody may take

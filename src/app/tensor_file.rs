@@ -73,6 +73,15 @@ impl Incoming {
         Ok(CheckedFile { layout, body: read.chain(self.body).boxed(), digest_blake3: self.digest_blake3 })
     }
 
+    /// The first bytes, as many as there are up to `wanted`, and the whole body behind them.
+    pub async fn peek(mut self, wanted: usize) -> AppResult<(Bytes, ByteStream)> {
+        let mut head = BytesMut::new();
+        self.fill(&mut head, wanted).await?;
+        let head = head.freeze();
+        let body = stream::once(std::future::ready(Ok(head.clone()))).chain(self.body).boxed();
+        Ok((head, body))
+    }
+
     /// Reads until `head` holds `wanted` bytes or the body ends.
     async fn fill(&mut self, head: &mut BytesMut, wanted: usize) -> AppResult<()> {
         while head.len() < wanted {

@@ -5,6 +5,7 @@ mod database;
 mod deletion;
 mod http;
 mod leases;
+mod projections;
 mod storage;
 mod uploads;
 mod webhooks;
@@ -14,6 +15,7 @@ pub use database::DatabaseConfig;
 pub use deletion::DeletionConfig;
 pub use http::HttpConfig;
 pub use leases::LeaseConfig;
+pub use projections::ProjectionConfig;
 pub use storage::StorageConfig;
 pub use uploads::{MAX_PART_BYTES, UploadConfig};
 pub use webhooks::{Allowed, WebhookConfig};
@@ -42,6 +44,9 @@ pub struct Config {
     /// How long deleted things can be undeleted.
     #[command(flatten)]
     pub deletion: DeletionConfig,
+    /// How much is kept of the projections that workers share.
+    #[command(flatten)]
+    pub projections: ProjectionConfig,
     /// Where webhooks may lead and how long receivers may take.
     #[command(flatten)]
     pub webhooks: WebhookConfig,

@@ -112,6 +112,20 @@ pub async fn find_candidate_set(conn: &mut PgConnection, id: CandidateSetId) -> 
     }
 }
 
+/// Those of these sets that are there, with their members in order.
+pub async fn list_by_id(conn: &mut PgConnection, ids: &[CandidateSetId]) -> DbResult<Vec<CandidateSet>> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query_as!(
+        SetRow,
+        r#"select candidate_set_id, run_id, other_run_ids, name, version, rule as "rule: _", layout_blake3, created_at
+           from candidate_sets where candidate_set_id = any($1) and deleted_at is null"#,
+        &ids,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    with_members(conn, rows).await
+}
+
 /// The highest version that a name has had in a run, those of deleted sets included; 0 for a new name.
 pub async fn find_last_version(conn: &mut PgConnection, run_id: RunId, name: &str) -> DbResult<u32> {
     let last = sqlx::query_scalar!(

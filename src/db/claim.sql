@@ -1,6 +1,6 @@
 -- Parameters: $1 now; $2 attempts that may fail; $3 lease; $4 its expiry; $5 pauses after a lapse, in seconds, by the failures
 -- before; $6 to $8, $20 the worker: id, name, version, device; $9 to $12 what it can do: kind of device, memory, networks,
--- projections; $13 projects left out; $14 places looked at for projections; $15 projections that idle workers hold; $16 jobs
+-- projections (of a job's own, or of the one that it extends); $13 projects left out; $14 places looked at for projections; $15 projections that idle workers hold; $16 jobs
 -- submitted later are left to these; $17 jobs submitted earlier are not passed over; $18, $19 cause of a lost attempt.
 with lapsed as (
     select job_id, lease_id as dead_lease_id
@@ -18,7 +18,7 @@ with lapsed as (
     for update skip locked
 ), nearest as (
     -- Looked at, not locked: other claims go on with all but the one that is taken.
-    select job_id, projection_key, priority, turn, created_at
+    select job_id, projection_key, extended_projection_key, priority, turn, created_at
     from jobs
     where state = 'queued'
       and cardinality($12::text[]) > 0
@@ -38,7 +38,7 @@ with lapsed as (
       and job_id = (
           select job_id
           from nearest
-          where projection_key = any($12)
+          where (projection_key = any($12) or extended_projection_key = any($12))
             and priority = (select max(priority) from nearest)
             and (select min(created_at) from nearest) > $17
           order by turn, job_id
@@ -58,7 +58,13 @@ with lapsed as (
       and (cardinality($11::text[]) = 0 or network = any($11))
       and project <> all($13::text[])
       -- A worker that is idle and holds the projection is about to ask, too.
-      and (created_at <= $16 or projection_key is null or projection_key <> all($15::text[]))
+      and (
+          created_at <= $16
+          or (
+              (projection_key is null or projection_key <> all($15::text[]))
+              and (extended_projection_key is null or extended_projection_key <> all($15::text[]))
+          )
+      )
     order by priority desc, turn, job_id
     limit 1
     for update skip locked

@@ -196,6 +196,7 @@ pub async fn free_blobs(conn: &mut PgConnection, digests: &[String], now: DateTi
                and not exists (select from artifacts o where o.blob_blake3 = blobs.digest_blake3)
                and not exists (select from artifacts o where o.kept_blake3 = blobs.digest_blake3)
                and not exists (select from history_chunks o where o.digest_blake3 = blobs.digest_blake3)
+               and not exists (select from projections o where o.digest_blake3 = blobs.digest_blake3)
              returning object_key, size_bytes, registered
          )
          insert into freed_objects (object_key, size_bytes, freed_at)

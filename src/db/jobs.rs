@@ -33,6 +33,10 @@ pub struct NewJob {
     pub deadline_at: Option<DateTime<Utc>>,
     /// What its projection is called in the caches of workers.
     pub projection_key: Option<String>,
+    /// The projection that this one is a revision of.
+    pub extended_projection_key: Option<String>,
+    /// What the projection of the candidates alone is called, where this one extends another.
+    pub fresh_projection_key: Option<String>,
     /// The datasets the spec names, by the word it uses.
     pub datasets: Vec<(String, DatasetId)>,
     /// When it was submitted.
@@ -45,10 +49,10 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob) -> DbResult<()>
         r#"
         insert into jobs (
             job_id, run_id, candidate_set_id, state, spec, estimate, created_at, changed_at, project, priority, deadline_at,
-            projection_key, turn
+            projection_key, extended_projection_key, fresh_projection_key, turn
         )
         values (
-            $1, $2, $3, 'queued', $4, $5, $6, $6, $7, $8, $9, $10,
+            $1, $2, $3, 'queued', $4, $5, $6, $6, $7, $8, $9, $10, $11, $12,
             -- After the last of its project, and not before the queue as it stands: who comes late does not catch up.
             greatest(
                 (select max(turn) + 1 from jobs where state = 'queued' and project = $7 and priority = $8),
@@ -70,6 +74,8 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob) -> DbResult<()>
         job.priority,
         job.deadline_at,
         job.projection_key,
+        job.extended_projection_key,
+        job.fresh_projection_key,
     )
     .execute(&mut *connection)
     .await?;

@@ -26,6 +26,7 @@ pub mod multipart_uploads;
 pub mod notify;
 pub mod policies;
 pub mod policy_refreshes;
+pub mod projections;
 pub mod projects;
 pub mod queue;
 pub mod retention;

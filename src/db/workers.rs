@@ -8,6 +8,7 @@ use super::{DbError, DbResult};
 use crate::domain::{
     ids::{JobId, WorkerId},
     page::PageRequest,
+    projection::Counts,
     worker::{Capabilities, Worker, WorkerState},
 };
 
@@ -20,6 +21,10 @@ struct WorkerRow {
     memory_bytes: Option<i64>,
     networks: Vec<String>,
     projections: Vec<String>,
+    projections_built: i64,
+    projections_extended: i64,
+    projections_cached: i64,
+    projections_fetched: i64,
     state: String,
     job_id: Option<Uuid>,
     registered_at: DateTime<Utc>,
@@ -42,6 +47,12 @@ impl TryFrom<WorkerRow> for Worker {
                 networks: row.networks,
             },
             projections: row.projections,
+            projection_counts: Counts {
+                built: row.projections_built.unsigned_abs(),
+                extended: row.projections_extended.unsigned_abs(),
+                cached: row.projections_cached.unsigned_abs(),
+                fetched: row.projections_fetched.unsigned_abs(),
+            },
             state,
             job_id: row.job_id.map(JobId),
             registered_at: row.registered_at,
@@ -96,6 +107,7 @@ pub async fn find_worker(connection: &mut PgConnection, worker_id: WorkerId) -> 
         r#"
         select
             worker_id, name, version, device_kind, device_name, memory_bytes, networks, projections, state,
+            projections_built, projections_extended, projections_cached, projections_fetched,
             (select job_id from attempts where attempts.worker_id = workers.worker_id and attempts.state = 'running' limit 1)
                 as job_id,
             registered_at, seen_at
@@ -116,6 +128,7 @@ pub async fn list_workers(connection: &mut PgConnection, page: PageRequest) -> D
         r#"
         select
             worker_id, name, version, device_kind, device_name, memory_bytes, networks, projections, state,
+            projections_built, projections_extended, projections_cached, projections_fetched,
             (select job_id from attempts where attempts.worker_id = workers.worker_id and attempts.state = 'running' limit 1)
                 as job_id,
             registered_at, seen_at

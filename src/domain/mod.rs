@@ -25,6 +25,7 @@ pub mod policy;
 pub mod precondition;
 pub mod problem_code;
 pub mod project;
+pub mod projection;
 pub mod retention;
 pub mod run;
 pub mod selection;

@@ -66,6 +66,7 @@ problem_codes! {
     AliasNotFound = "alias_not_found", 404, Never, "The run has no such alias";
     PolicyNotFound = "policy_not_found", 404, Never, "The run has no policy";
     FileNotFound = "file_not_found", 404, Never, "There is no such file";
+    ProjectionNotFound = "projection_not_found", 404, Never, "The server's cache has no such projection: it was evicted, or never came";
     WebhookNotFound = "webhook_not_found", 404, Never, "There is no such webhook";
     DeliveryNotFound = "delivery_not_found", 404, Never, "The webhook has no such delivery, or it is no longer kept";
     MethodNotAllowed = "method_not_allowed", 405, Never, "The path does not support this method";

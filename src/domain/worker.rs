@@ -4,7 +4,10 @@ use std::str::FromStr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::ids::{JobId, WorkerId};
+use super::{
+    ids::{JobId, WorkerId},
+    projection::Counts,
+};
 
 /// A worker that was silent for longer is taken for gone.
 pub const ALIVE_FOR: TimeDelta = TimeDelta::seconds(45);
@@ -73,6 +76,8 @@ pub struct Worker {
     pub capabilities: Capabilities,
     /// Keys of the projections in its cache.
     pub projections: Vec<String>,
+    /// Its jobs by where their projection came from.
+    pub projection_counts: Counts,
     /// Whether it is given jobs.
     pub state: WorkerState,
     /// What it computes now.

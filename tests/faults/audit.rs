@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use barycenter::{
     app::{gc, reaper},
     config::{
-        AuthConfig, Config, DatabaseConfig, DeletionConfig, HttpConfig, LeaseConfig, StorageConfig, UploadConfig,
-        WebhookConfig,
+        AuthConfig, Config, DatabaseConfig, DeletionConfig, HttpConfig, LeaseConfig, ProjectionConfig, StorageConfig,
+        UploadConfig, WebhookConfig,
     },
     db::notify::JobChanges,
     domain::clock::{Clock as _, ManualClock, SystemClock},
@@ -160,6 +160,7 @@ fn config() -> Config {
             min_part_bytes: 8 << 20,
         },
         deletion: DeletionConfig { delete_grace_seconds: 0 },
+        projections: ProjectionConfig { projections_bytes: 1 << 30, projections_keep_hours: 24 },
         webhooks: WebhookConfig { webhook_allow: Vec::new(), webhook_timeout_seconds: 5 },
     }
 }

@@ -13,6 +13,8 @@ mod full_disk;
 mod inputs;
 mod link;
 mod outage;
+mod policy;
+mod projections;
 mod rebuild;
 mod regression;
 mod stalled;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use barycenter::{app::gc, domain::collection::Collected, storage::ObjectKey};
-use barycenter_api::{Artifact, CandidateSet, Checkpoint, CheckpointFile, Job};
+use barycenter_api::{Artifact, CandidateSet, Checkpoint, CheckpointFile, Job, Lease};
 use proptest::{
     collection::vec,
     prelude::any,
@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::{
     checkpoint_files::{create_body, staged_path},
     harness::{TestApp, TestResponse, files::digest},
+    projections,
     scene::{self, Scene, finish_body, snapshots},
 };
 
@@ -35,6 +36,8 @@ struct World {
     /// What each artifact is made of.
     models: BTreeMap<Uuid, Vec<u8>>,
     drops: usize,
+    /// What the projections that were shared are called.
+    keys: Vec<String>,
 }
 
 /// One byte of chance for the kind of operation, two for what it is done to.
@@ -58,7 +61,7 @@ impl World {
 
     async fn act(&mut self, [kind, a, b]: Operation) {
         let run = RUNS[usize::from(a) % RUNS.len()];
-        match kind % 22 {
+        match kind % 23 {
             0..=2 => self.push(run, a, b).await,
             3 | 18 => self.push_files(run, a, b).await,
             19 => self.stage(run, b).await,
@@ -73,6 +76,7 @@ impl World {
             14 => self.whole_run(run, b).await,
             15 | 20 | 21 => self.drop_bytes(a).await,
             16 => self.restore(a).await,
+            22 => self.unshare(a, b).await,
             _ => self.collect().await,
         }
     }
@@ -142,6 +146,7 @@ impl World {
             return;
         }
         let lease = self.scene.claim().await;
+        self.share(&lease, b).await;
         self.scene.heartbeat(&lease, snapshots(0..u64::from(b % 3))).await.json::<Value>(200);
         let model = scene::checkpoint(f32::from(b % 9));
         let stored = self.scene.upload(&lease, model.clone()).await;
@@ -153,6 +158,24 @@ impl World {
         let id = finished.artifact_id.unwrap();
         self.models.insert(id, model);
         self.note("artifacts", id);
+    }
+
+    /// Few contents under many keys, so that projections share bytes with each other.
+    async fn share(&mut self, lease: &Lease, b: u8) {
+        let key = &lease.projection.as_ref().unwrap().projection_key;
+        let bytes = projections::file(&"x".repeat(usize::from(b % 4)));
+        if !b.is_multiple_of(5) {
+            refused(&self.app().put(&projections::pushed_to(lease, key), bytes).await);
+            self.keys.push(key.clone());
+        }
+    }
+
+    /// A projection goes at any time, by itself or by eviction; nothing refers to it.
+    async fn unshare(&self, a: u8, b: u8) {
+        match self.keys.get(usize::from(a) % self.keys.len().max(1)) {
+            Some(key) if !b.is_multiple_of(3) => refused(&self.app().delete(&format!("/v1/projections/{key}")).await),
+            _ => _ = barycenter::app::projections::evict(&self.app().state).await.unwrap(),
+        }
     }
 
     /// An artifact without its bytes still has what was kept of them, and its candidates.
@@ -265,7 +288,8 @@ impl World {
             union select digest_blake3 from staged_files
             union select blob_blake3 from artifacts where dropped_at is null
             union select kept_blake3 from artifacts where kept_blake3 is not null
-            union select digest_blake3 from history_chunks union select digest_blake3 from datasets";
+            union select digest_blake3 from history_chunks union select digest_blake3 from datasets
+            union select digest_blake3 from projections";
         assert_eq!(held, self.texts(owners).await, "bytes in the store and bytes that rows refer to");
         self.app().assert_no_orphans().await;
         let dangling = "select 'member of set ' || s.candidate_set_id from candidate_sets s
@@ -347,7 +371,13 @@ fn refused(response: &TestResponse) {
 async fn no_history_loses_a_byte_that_is_needed_or_keeps_one_that_is_not(pool: PgPool) {
     let mut runner = TestRunner::deterministic();
     let histories = vec(vec(any::<Operation>(), OPERATIONS), HISTORIES).new_tree(&mut runner).unwrap().current();
-    let mut world = World { scene: Scene::new(pool).await, ids: BTreeMap::new(), models: BTreeMap::new(), drops: 0 };
+    let mut world = World {
+        scene: Scene::new(pool).await,
+        ids: BTreeMap::new(),
+        models: BTreeMap::new(),
+        drops: 0,
+        keys: Vec::new(),
+    };
     for history in histories {
         for run in RUNS {
             world.open(run).await;
@@ -367,4 +397,5 @@ async fn no_history_loses_a_byte_that_is_needed_or_keeps_one_that_is_not(pool: P
         world.ids
     );
     assert!(world.drops > 5, "{} drops", world.drops);
+    assert!(world.keys.len() > 5, "{} projections", world.keys.len());
 }

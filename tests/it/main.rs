@@ -31,6 +31,7 @@ mod multipart_faults;
 mod openapi;
 mod policies;
 mod problems;
+mod projections;
 mod refused_uploads;
 mod register;
 mod retention;

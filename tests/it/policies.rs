@@ -2,7 +2,9 @@
 
 use axum::http::Method;
 use barycenter::app::policies;
-use barycenter_api::{Alias, CandidateSet, Job, Lease, MethodSpec, Page, Policy, PolicyRefresh, RefreshState, Start};
+use barycenter_api::{
+    Alias, CandidateSet, Extends, Job, Lease, MethodSpec, Page, Policy, PolicyRefresh, RefreshState, Start,
+};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -426,4 +428,54 @@ async fn two_servers_begin_every_refresh_once_and_every_checkpoint_counts_once(p
     let told =
         events(&scene).await.into_iter().filter(|(kind, _)| kind == "policy.refreshed").map(|(_, number)| number);
     assert_eq!(told.collect::<Vec<_>>(), ended.collect::<Vec<_>>());
+}
+
+/// What the jobs of these refreshes extend, oldest first.
+async fn extended(scene: &Scene) -> Vec<Option<Extends>> {
+    let mut all = Vec::new();
+    for refresh in refreshes(scene).await {
+        let job: Job = scene.app.get(&format!("/v1/jobs/{}", refresh.job_id.unwrap())).await.json(200);
+        let MethodSpec::Twa(twa) = job.spec.method else { panic!("{job:?}") };
+        all.push(twa.extends);
+    }
+    all
+}
+
+#[sqlx::test]
+async fn each_refresh_extends_the_projection_of_the_last_one_that_has_a_result(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    set(&scene, json!({})).await;
+    let first = refresh(&scene, 31, 0.5).await.job_id.unwrap();
+    refresh(&scene, 33, 0.4).await;
+    push(&scene, [35, 36]).await;
+    round(&scene).await;
+    let lease = scene.claim().await;
+    scene.fail(&lease, "invalid_input", false).await.json::<Job>(200);
+    round(&scene).await;
+    let last = refreshes(&scene).await[1].job_id.unwrap();
+    refresh(&scene, 37, 0.3).await;
+    // All three candidates of the window are new since the last result: nothing is left to extend.
+    let expected = [None, Some(Extends::Job(first)), Some(Extends::Job(last)), None];
+    assert_eq!(extended(&scene).await, expected);
+}
+
+#[sqlx::test]
+async fn a_policy_extends_nothing_where_it_says_so_or_its_projections_differ(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let job = |method: Value| {
+        let mut job = rules()["job"].clone();
+        job["method"] = method;
+        json!({ "job": job })
+    };
+    set(&scene, job(json!({"kind": "twa", "extends": "nothing"}))).await;
+    refresh(&scene, 31, 0.5).await;
+    refresh(&scene, 33, 0.4).await;
+    set(&scene, job(json!({"kind": "twa", "bits": 8}))).await;
+    let built = refresh(&scene, 35, 0.3).await.job_id.unwrap();
+    refresh(&scene, 37, 0.2).await;
+    let nothing = Some(Extends::Nothing);
+    assert_eq!(extended(&scene).await, [nothing, nothing, None, Some(Extends::Job(built))]);
+    let own = job(json!({"kind": "twa", "extends": built}));
+    let problem = scene.app.put_json(POLICY, rules_with(&own)).await.problem(422, "invalid_field");
+    assert_eq!(problem.errors[0].field, "job.method.extends");
 }

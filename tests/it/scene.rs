@@ -212,7 +212,7 @@ fn report() -> Value {
         "not_averaged": [],
         "phases": [{"phase": "fit", "seconds": 1.5}],
         "projection_bytes": 1024,
-        "projection_cached": false,
+        "projection": {"projection_key": "p", "source": "built", "revisions": 0, "seconds": 0.5},
     })
 }
 

@@ -249,13 +249,13 @@ async fn a_worker_takes_first_what_its_cache_can_serve(pool: PgPool) {
     };
     submit(&scene, &with_bits(8)).await;
     let first = scene.claim().await;
-    let key = first.projection_key.clone().unwrap();
+    let key = first.projection.as_ref().unwrap().projection_key.clone();
     scene.succeed(&first).await;
     let older = submit(&scene, &with_bits(4)).await;
     let at_hand = submit(&scene, &with_bits(8)).await;
     let holder = scene.register("holder", json!({"projections": [key]})).await;
     let lease: Lease = scene.try_claim_for(&holder).await.json(201);
-    assert_eq!((lease.job_id, lease.projection_key.as_ref()), (at_hand.job_id, Some(&key)));
+    assert_eq!((lease.job_id, &lease.projection.as_ref().unwrap().projection_key), (at_hand.job_id, &key));
     scene.succeed(&lease).await;
 
     // What has waited for a minute is not passed over any more.
@@ -269,7 +269,7 @@ async fn a_worker_takes_first_what_its_cache_can_serve(pool: PgPool) {
 async fn a_new_job_is_left_for_a_moment_to_an_idle_worker_that_holds_its_projection(pool: PgPool) {
     let scene = Scene::new(pool).await;
     scene.submit().await;
-    let key = scene.claim().await.projection_key.unwrap();
+    let key = scene.claim().await.projection.unwrap().projection_key;
     let holder = scene.register("holder", json!({"projections": [key]})).await;
     let first = scene.submit().await;
     assert_eq!(scene.try_claim().await.status, 204, "the holder is idle and about to ask");

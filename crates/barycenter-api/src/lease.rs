@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{Bytes64, Floats, JobSpec, MergePlan, NewLogLine, Normalisation, Progress, Report};
+use crate::{Bytes64, Floats, JobSpec, LeasedProjection, MergePlan, NewLogLine, Normalisation, Progress, Report};
 
 /// Asks for a job.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -48,16 +48,16 @@ pub struct Lease {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub start_coefficients: Option<Floats>,
-    /// What its projection is called among the `projections` of workers; absent where the method needs none.
+    /// Its projection; absent where the method needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub projection_key: Option<String>,
+    pub projection: Option<LeasedProjection>,
     /// The last fit state that an earlier attempt saved.
     #[schema(value_type = Option<String>)]
     pub fit_state: Option<Bytes64>,
 }
 
 /// A candidate to fetch from `/v1/checkpoints/{checkpoint_id}/content`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeasedCandidate {
     /// The checkpoint.
     pub checkpoint_id: Uuid,

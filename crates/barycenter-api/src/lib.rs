@@ -22,6 +22,7 @@ mod page;
 mod policy;
 mod problem;
 mod project;
+mod projection;
 mod report;
 mod run;
 mod spec;
@@ -66,13 +67,17 @@ pub use policy::{
 };
 pub use problem::{FieldError, Problem};
 pub use project::{Project, SetProject};
+pub use projection::{
+    FreshProjection, LeasedProjection, Projection, ProjectionCounts, ProjectionLink, ProjectionReport,
+    ProjectionSource, PushProjection, SharedProjection,
+};
 pub use report::{
     BatchNormStatistics, Evaluated, Evaluation, FitReport, Geometry, LoraReport, NearDuplicate, NotAveraged, PhaseTime,
     Report,
 };
 pub use run::{CreateRun, EditRun, ListRuns, Run};
 pub use spec::{
-    Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, DeviceKind,
+    Augmentation, Baselines, Basis, BatchNormPolicy, BatchNormSpec, Constraint, Curve, DataSpec, DeviceKind, Extends,
     FloatDtype, Granularity, Guard, JobSpec, LoraResult, LoraSpec, Materialise, MethodSpec, NetworkSpec, ObjectiveSpec,
     OptimiserSpec, OutputSpec, PoolingSpec, ScheduleSpec, SchedulingSpec, Sharding, Start, TensorPolicy, TensorRule,
     TwaSpec,

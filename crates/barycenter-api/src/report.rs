@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::ProjectionReport;
+
 /// The outcome of an averaging job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
@@ -34,8 +36,9 @@ pub struct Report {
     pub phases: Vec<PhaseTime>,
     /// Bytes of the packed projection; 0 where the method needs none.
     pub projection_bytes: u64,
-    /// Whether the projection came from the worker's cache.
-    pub projection_cached: bool,
+    /// How the job came by it; absent where the method needs none, and from workers that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projection: Option<ProjectionReport>,
 }
 
 /// What a fit came to.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::DeviceKind;
+use crate::{DeviceKind, ProjectionCounts};
 
 /// Registers a worker, or takes up its place again after a restart: a worker is known by its name.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -80,6 +80,9 @@ pub struct Worker {
     pub networks: Vec<String>,
     /// Keys of the projections in its cache.
     pub projections: Vec<String>,
+    /// Its jobs by where their projection came from.
+    #[serde(default)]
+    pub projection_counts: ProjectionCounts,
     /// Whether it is given jobs.
     pub state: WorkerState,
     /// Whether it was heard of lately or is at work.

@@ -261,6 +261,9 @@ fn show(output: &Output, job: &Job) -> anyhow::Result<()> {
         if let Some(geometry) = &report.geometry {
             output::write(&tables::geometry(geometry))?;
         }
+        if let Some(found) = &report.projection {
+            output::write(&tables::projection(found))?;
+        }
         output::write(&tables::phases(report))?;
     }
     Ok(())

@@ -16,6 +16,7 @@ mod output;
 mod policy;
 mod progress;
 mod project;
+mod projection;
 mod push;
 mod retention;
 mod run;
@@ -65,6 +66,9 @@ pub enum Command {
     /// Projects, which share the workers.
     #[command(after_help = EXIT_CODES)]
     Project(On<project::ProjectCommand>),
+    /// Projections of candidates, which workers share.
+    #[command(after_help = EXIT_CODES)]
+    Projection(On<projection::ProjectionCommand>),
     /// Averaged models.
     #[command(after_help = EXIT_CODES)]
     Artifact(On<artifact::ArtifactCommand>),
@@ -111,6 +115,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Job(on) => job::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Policy(on) => policy::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Project(on) => project::run(&on.global.connect()?, &on.global.output(), on.command).await,
+        Command::Projection(on) => projection::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Artifact(on) => artifact::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Webhook(on) => webhook::run(&on.global.connect()?, &on.global.output(), on.command).await,
         Command::Watch(arguments) => watch::run(arguments).await,

@@ -2,7 +2,7 @@
 
 use barycenter_api::{
     Alias, Among, Artifact, CandidateSet, CandidateSetRule, Checkpoint, Dataset, Direction, Job, JobSummary, LogLine,
-    Project, Run, Waiting, Worker,
+    Project, Projection, ProjectionCounts, Run, Waiting, Worker,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -182,7 +182,7 @@ impl Shown for Job {
 
 impl Shown for Worker {
     const COLUMNS: &'static [&'static str] =
-        &["name", "state", "alive", "job", "device", "memory", "version", "seen", "id"];
+        &["name", "state", "alive", "job", "device", "memory", "projection hits", "version", "seen", "id"];
 
     fn id(&self) -> String {
         self.worker_id.to_string()
@@ -196,6 +196,7 @@ impl Shown for Worker {
             self.job_id.map(|id| id.to_string()).unwrap_or_default(),
             self.device.name.clone(),
             self.memory_bytes.map(bytes).unwrap_or_default(),
+            hits(&self.projection_counts),
             self.version.clone(),
             time(self.seen_at),
             self.id(),
@@ -207,7 +208,38 @@ impl Shown for Worker {
         pairs.push(("registered", time(self.registered_at)));
         pairs.push(("networks", if self.networks.is_empty() { "all".to_owned() } else { self.networks.join(" ") }));
         pairs.push(("projections", self.projections.len().to_string()));
+        let ProjectionCounts { built, extended, cached, fetched, .. } = self.projection_counts;
+        let sources = format!("{built} built, {extended} extended, {cached} cached, {fetched} fetched");
+        pairs.push(("projections of jobs", sources));
         pairs
+    }
+}
+
+/// `3 of 4 (75 %)`: jobs that found their projection, or one to extend, of all that needed one.
+fn hits(counts: &ProjectionCounts) -> String {
+    let hits = counts.extended + counts.cached + counts.fetched;
+    let rate = counts.hit_rate.map(|rate| format!("{hits} of {} ({:.0} %)", hits + counts.built, 100.0 * rate));
+    rate.unwrap_or_default()
+}
+
+impl Shown for Projection {
+    const COLUMNS: &'static [&'static str] =
+        &["projection", "candidates", "revisions", "size", "hits", "created", "used"];
+
+    fn id(&self) -> String {
+        self.projection_key.clone()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.id(),
+            self.candidates.to_string(),
+            self.revisions.to_string(),
+            bytes(self.size_bytes),
+            self.hits.to_string(),
+            time(self.created_at),
+            time(self.used_at),
+        ]
     }
 }
 

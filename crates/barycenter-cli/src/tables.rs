@@ -1,8 +1,8 @@
 //! What a job found, as tables: the report, the coefficients, the history.
 
 use barycenter_api::{
-    CoefficientTable, Evaluated, Evaluation, Geometry, HistoryQuery, HistorySnapshot, Job, ObjectiveSpec, Report,
-    client::Client,
+    CoefficientTable, Evaluated, Evaluation, Geometry, HistoryQuery, HistorySnapshot, Job, ObjectiveSpec,
+    ProjectionReport, ProjectionSource, Report, client::Client,
 };
 use uuid::Uuid;
 
@@ -52,6 +52,19 @@ pub fn geometry(geometry: &Geometry) -> String {
 pub fn phases(report: &Report) -> String {
     let times: Vec<_> = report.phases.iter().map(|time| format!("{} {:.1} s", time.phase, time.seconds)).collect();
     format!("time: {}", times.join(", "))
+}
+
+/// `projection: extended, 3 revisions since it was built, 0.4 s`
+pub fn projection(found: &ProjectionReport) -> String {
+    let ProjectionReport { source, revisions, seconds, .. } = found;
+    let fetched = if found.fetched && *source != ProjectionSource::Fetched { ", from what the server had" } else { "" };
+    let alone = if found.unfollowed { ", of the candidates alone: what it extends is gone" } else { "" };
+    let since = match revisions {
+        0 => String::new(),
+        1 => ", 1 revision since it was built".to_owned(),
+        more => format!(", {more} revisions since it was built"),
+    };
+    format!("projection: {source}{fetched}{since}{alone}, {seconds:.1} s")
 }
 
 /// Loss, perplexity where it has a meaning, and accuracy; a dash for each that there is not.

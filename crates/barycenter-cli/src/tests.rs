@@ -46,6 +46,8 @@ fn every_documented_line_is_understood() {
         &format!("set show {ID}"),
         "project list -o json",
         "project set vision --max-running-jobs 4",
+        "projection list --limit 5",
+        "projection delete 0123abcd",
         "run create resnet --project vision",
         &format!("job edit {ID} --priority -5"),
         &format!("job logs -f --tail 100 {ID}"),

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use backon::{ExponentialBuilder, Retryable as _};
+use backon::Retryable as _;
 use barycenter_api::{
     Directive, Fail, Finish, Floats, Lease, LogLevel, Phase,
     client::{ByteCounter, Client, ClientError},
@@ -18,38 +18,34 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 use crate::{
     cache::Cache,
     compute::{self, Inputs, Product},
+    failure::{Failure, code_of_io, patience},
     fetch::Model,
     journal::{Ending, Journal},
     report::{report, select_losses},
+    sharing::Sharing,
+    tools::Tools,
 };
 
 /// People watch progress; the lease alone would be content with a heartbeat every several seconds.
 const LONGEST_BETWEEN_HEARTBEATS: f64 = 2.0;
 
-/// Why an attempt ended without an artifact.
-struct Failure {
-    code: &'static str,
-    message: String,
-    retry: bool,
-}
-
 /// Runs the job of a lease to its end and tells the server; failures end here, in the job's record and the log.
 pub(crate) async fn run(
-    client: &Client,
-    cache: &Cache,
+    (client, cache, sharing): (&Client, &Cache, &Arc<Sharing>),
     pool: &Arc<ThreadPool>,
     lease: Lease,
     shutdown: &CancellationToken,
 ) {
     let span = info_span!("job.run", job.id = %lease.job_id, job.attempt = lease.attempt);
     let (lease, journal) = (Arc::new(lease), Arc::new(Journal::new()));
-    let attempt = Attempt { client, cache, pool, lease, journal, heartbeats: Mutex::default() };
+    let attempt = Attempt { client, cache, sharing, pool, lease, journal, heartbeats: Mutex::default() };
     attempt.run(shutdown).instrument(span).await;
 }
 
 struct Attempt<'a> {
     client: &'a Client,
     cache: &'a Cache,
+    sharing: &'a Arc<Sharing>,
     pool: &'a Arc<ThreadPool>,
     lease: Arc<Lease>,
     journal: Arc<Journal>,
@@ -120,6 +116,7 @@ impl Attempt<'_> {
             in_use.extend(model.cached().cloned());
             candidates.push(model);
         }
+        in_use.extend(lease.projection.iter().flat_map(|projection| self.cache.projections_of(projection)));
         if let Err(error) = self.cache.evict(&in_use) {
             warn!(%error, "the cache could not be trimmed");
         }
@@ -129,12 +126,13 @@ impl Attempt<'_> {
 
     async fn compute(&self, inputs: Inputs, artifact: std::path::PathBuf) -> Result<Product, Failure> {
         let (lease, journal) = (Arc::clone(&self.lease), Arc::clone(&self.journal));
-        let (cache, pool) = (self.cache.clone(), Arc::clone(self.pool));
+        let pool = Arc::clone(self.pool);
+        let tools = Tools::new(self.client, self.cache, self.sharing);
         let device = tokio::task::spawn_blocking(move || {
-            pool.install(|| compute::run(&lease, &inputs, &cache, &journal, &artifact))
+            pool.install(|| compute::run(&lease, &inputs, &tools, &journal, &artifact))
         });
         match device.await {
-            Ok(result) => result.map_err(Failure::from),
+            Ok(result) => result,
             Err(panic) => {
                 Err(Failure { code: "compute", message: format!("the device thread died: {panic}"), retry: true })
             }
@@ -208,50 +206,5 @@ impl Attempt<'_> {
         if let Err(error) = call.retry(patience()).when(ClientError::is_transient).await {
             warn!(%error, "the failure could not be reported; the lease will lapse");
         }
-    }
-}
-
-/// How long a worker goes on offering a finished job to a server that is away: about five minutes.
-fn patience() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(250))
-        .with_max_delay(Duration::from_secs(10))
-        .with_total_delay(Some(Duration::from_mins(5)))
-        .without_max_times()
-        .with_jitter()
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        let (code, retry) = match &error {
-            Error::Input(_) => ("invalid_input", false),
-            Error::Corrupt(_) => ("corrupt_file", false),
-            Error::Stopped => ("stopped", true),
-            Error::Compute(_) => ("compute", true),
-            Error::Io { source, .. } => (code_of_io(source), true),
-        };
-        Self { code, message: error.to_string(), retry }
-    }
-}
-
-impl From<ClientError> for Failure {
-    fn from(error: ClientError) -> Self {
-        let code = match &error {
-            ClientError::Io { source, .. } => code_of_io(source),
-            ClientError::Transport { .. } | ClientError::Stalled { .. } => "server_unreachable",
-            // The server is there and what stands behind it is not.
-            other if other.status().is_some_and(|status| status == 503) => "store_unreachable",
-            other if other.status().is_some_and(|status| status == 507) => "disk_full",
-            _ => "io",
-        };
-        Self { code, message: error.to_string(), retry: true }
-    }
-}
-
-/// What failed on this machine: a full disk passes once the cache has been trimmed or somebody made room.
-fn code_of_io(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => "disk_full",
-        _ => "io",
     }
 }

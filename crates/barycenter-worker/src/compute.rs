@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use barycenter_api::{Lease, LeasedDataset, LogLevel, Phase};
+use barycenter_api::{Lease, LeasedDataset, LogLevel, ProjectionReport, ProjectionSource};
 use barycenter_core::{
     Error, Result,
     average::{AverageData, Averaging, Outcome, Part, State},
@@ -24,9 +24,13 @@ use tracing::{info, warn};
 use crate::{
     cache::Cache,
     convert,
+    failure::Failure,
     fetch::Model,
+    fit_state,
     journal::{Journal, Reporter},
     lora::{self, Models},
+    projection::{self, Search},
+    tools::Tools,
 };
 
 /// The threads that a worker computes on.
@@ -62,22 +66,22 @@ pub(crate) struct Product {
     pub select_samples: u64,
     pub select_overlaps_fit: bool,
     pub projection_bytes: u64,
-    pub projection_cached: bool,
+    pub projection: Option<ProjectionReport>,
 }
 
 /// Runs the job of a lease and writes the averaged model to `artifact`.
 pub(crate) fn run(
     lease: &Lease,
     inputs: &Inputs,
-    cache: &Cache,
+    tools: &Tools,
     journal: &Journal,
     artifact: &Path,
-) -> Result<Product> {
+) -> Result<Product, Failure> {
     let spec = &lease.spec;
     let network: Arc<dyn Network> = Arc::from(convert::network(&spec.network).build()?);
     let has_batch_norm = network.has_batch_norm();
     let stored: Vec<PathBuf> = inputs.candidates.iter().map(|model| model.path().to_owned()).collect();
-    let models = models(lease, inputs, &stored, cache)?;
+    let models = models(lease, inputs, &stored, &tools.cache)?;
     let candidates =
         models.files.iter().map(|path| checkpoint::open(path, &OpenOptions::default())).collect::<Result<Vec<_>>>()?;
     let names: Vec<_> = lease.candidates.iter().map(|c| format!("step {} ({})", c.step, c.checkpoint_id)).collect();
@@ -90,12 +94,15 @@ pub(crate) fn run(
     let averaging = Averaging::new(network, &candidates, &names, data, options, &mut reporter)?;
     journal.name_blocks(averaging.blocks().names());
 
-    let (projection, projection_cached) = cached_projection(lease, &models.digests, cache, &averaging, journal)?;
-    let state = lease.fit_state.as_ref().map(|bytes| State::from_bytes(&bytes.0)).transpose()?;
-    if let Some(state) = &state {
-        info!(job.id = %lease.job_id, step = state.fit.step, "resuming the fit");
-        journal.say(LogLevel::Info, format!("the fit goes on after step {}", state.fit.step));
+    let base = inputs.base.as_ref().map(Model::path);
+    let search = Search { lease, averaging: &averaging, models: &models, base, tools, journal };
+    let (projection, of_projection) = projection::obtain(&search)?.unzip();
+    let projection_key = of_projection.as_ref().map(|found| found.projection_key.as_str()).unwrap_or_default();
+    if let Some(found) = &of_projection {
+        journal.say(LogLevel::Info, told(found));
     }
+    journal.fit_along(projection_key);
+    let state = saved_state(lease, projection_key, journal)?;
     let outcome = averaging.run(projection.as_ref(), state, &mut reporter)?;
 
     let found = (&averaging, &outcome);
@@ -128,8 +135,20 @@ pub(crate) fn run(
         select_samples,
         select_overlaps_fit: Datasets::overlap(lease),
         projection_bytes: projection.as_ref().map_or(0, Projection::packed_bytes),
-        projection_cached,
+        projection: of_projection,
     })
+}
+
+/// How a job came by its projection, in words.
+fn told(found: &ProjectionReport) -> String {
+    let seconds = found.seconds;
+    let how = match found.source {
+        ProjectionSource::Built => "was built".to_owned(),
+        ProjectionSource::Extended => format!("was extended, {} times since it was built", found.revisions),
+        ProjectionSource::Cached => "was in the cache".to_owned(),
+        ProjectionSource::Fetched => "came from the server's cache".to_owned(),
+    };
+    format!("the projection {how}, {seconds:.1} s")
 }
 
 /// The candidates as models.
@@ -137,49 +156,22 @@ fn models(lease: &Lease, inputs: &Inputs, stored: &[PathBuf], cache: &Cache) -> 
     match (&lease.spec.lora, &inputs.base) {
         (Some(lora), Some(base)) => Models::adapted(lora, base.path(), stored, cache.scratch()),
         (Some(_), None) => Err(Error::input("the lease has no base model for its adapters")),
-        (None, _) => {
-            let digests = lease.candidates.iter().map(|candidate| candidate.digest_blake3.clone()).collect();
-            Ok(Models::stored(stored.to_vec(), digests))
-        }
+        (None, _) => Ok(Models::stored(stored.to_vec())),
     }
 }
 
-/// The projection from the cache, or built and put there; none where the method needs none. A damaged one is built anew.
-fn cached_projection(
-    lease: &Lease,
-    digests: &[String],
-    cache: &Cache,
-    averaging: &Averaging<'_>,
-    journal: &Journal,
-) -> Result<(Option<Projection>, bool)> {
-    journal.report(Phase::Projection, 0, 1)?;
-    let Some(key) = averaging.projection_key(digests) else { return Ok((None, false)) };
-    let path = cache.projection(&key);
-    if path.exists() {
-        match Projection::load(&path) {
-            Ok(projection) => {
-                name(lease, cache, &key);
-                journal.say(LogLevel::Info, "the projection was in the cache");
-                return Ok((Some(projection), true));
-            }
-            Err(error) => {
-                warn!(%error, "a cached projection is damaged and is built anew");
-                journal.say(LogLevel::Warn, format!("a cached projection is damaged and is built anew: {error}"));
-            }
-        }
-    }
-    let projection = averaging.build_projection(&mut Reporter(journal))?;
-    if let Some(projection) = &projection {
-        projection.save(&path)?;
-        name(lease, cache, &key);
-    }
-    Ok((projection, false))
-}
-
-fn name(lease: &Lease, cache: &Cache, key: &str) {
-    if let Some(name) = &lease.projection_key {
-        cache.name_projection(name, key);
-    }
+/// The state that an earlier attempt saved, where it belongs to this projection.
+fn saved_state(lease: &Lease, projection_key: &str, journal: &Journal) -> Result<Option<State>> {
+    let Some(saved) = &lease.fit_state else { return Ok(None) };
+    let Some(bytes) = fit_state::of_projection(projection_key, &saved.0) else {
+        warn!(job.id = %lease.job_id, "the saved state of the fit belongs to another projection");
+        journal.say(LogLevel::Warn, "the fit starts anew: its saved state belongs to another projection");
+        return Ok(None);
+    };
+    let state = State::from_bytes(bytes)?;
+    info!(job.id = %lease.job_id, step = state.fit.step, "resuming the fit");
+    journal.say(LogLevel::Info, format!("the fit goes on after step {}", state.fit.step));
+    Ok(Some(state))
 }
 
 /// The datasets of a lease, opened.

@@ -12,6 +12,8 @@ use barycenter_api::{
 use barycenter_core::{Error, average};
 use barycenter_faults::{self as faults, Point};
 
+use crate::fit_state;
+
 /// Shared by the device thread, which writes, and the heartbeat, which reads.
 #[derive(Debug)]
 pub(crate) struct Journal(Mutex<Entries>);
@@ -21,6 +23,8 @@ struct Entries {
     blocks: Option<Vec<String>>,
     snapshots: Vec<Snapshot>,
     fit_state: Option<Vec<u8>>,
+    /// The projection that states of the fit belong to.
+    projection_key: String,
     fit_state_wanted: bool,
     progress: Option<Progress>,
     fit_loss: Option<f64>,
@@ -60,6 +64,7 @@ impl Journal {
             blocks: None,
             snapshots: Vec::new(),
             fit_state: None,
+            projection_key: String::new(),
             fit_state_wanted: true,
             progress: None,
             fit_loss: None,
@@ -94,6 +99,11 @@ impl Journal {
     /// Notes the names of the blocks; the next heartbeat carries them.
     pub fn name_blocks(&self, blocks: &[String]) {
         self.entries().blocks = Some(blocks.to_vec());
+    }
+
+    /// Notes the projection that states of the fit belong to from now on.
+    pub fn fit_along(&self, projection_key: &str) {
+        projection_key.clone_into(&mut self.entries().projection_key);
     }
 
     /// Notes how far the job is, and the time each phase takes.
@@ -233,7 +243,7 @@ impl average::Progress for Reporter<'_> {
         let mut entries = self.0.entries();
         // Making the bytes costs a copy of the state: once a heartbeat is enough.
         if std::mem::take(&mut entries.fit_state_wanted) {
-            entries.fit_state = Some(state());
+            entries.fit_state = Some(fit_state::bind(&entries.projection_key, &state()));
         }
     }
 }

@@ -8,11 +8,16 @@ mod attempt;
 mod cache;
 mod compute;
 mod convert;
+mod failure;
 mod fetch;
+mod fit_state;
 mod journal;
 mod lora;
 mod membership;
+mod projection;
 mod report;
+mod sharing;
+mod tools;
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,10 +30,17 @@ use barycenter_api::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{cache::Cache, membership::Membership};
+use crate::{
+    cache::{Cache, Limits},
+    membership::Membership,
+    sharing::Sharing,
+};
 
 /// Longest that one claim waits at the server.
 const CLAIM_WAIT_SECONDS: u32 = 20;
+
+/// How long files stay in a cache without a use unless told, in hours: thirty days.
+pub const CACHE_KEEP_HOURS: u32 = 30 * 24;
 
 /// Where a worker finds its jobs and keeps its files.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,6 +57,10 @@ pub struct WorkerOptions {
     /// Size above which the least recently used files of the cache go.
     #[arg(long, env = "BARYCENTER_CACHE_BYTES", default_value_t = 50 << 30)]
     pub cache_bytes: u64,
+    /// Hours without a use after which a file of the cache goes; thirty days unless told.
+    #[arg(long, env = "BARYCENTER_CACHE_KEEP_HOURS", default_value_t = CACHE_KEEP_HOURS,
+          value_parser = clap::value_parser!(u32).range(1..=87_600))]
+    pub cache_keep_hours: u32,
     /// Name of this worker, by which it is known after a restart; the host's name unless told. Workers on one host need a name each.
     #[arg(long, env = "BARYCENTER_WORKER_NAME")]
     pub name: Option<String>,
@@ -82,7 +98,9 @@ fn host_name() -> String {
 /// Where the cache cannot be opened or the thread pool not made. Failing jobs and an absent server are not errors.
 pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> anyhow::Result<()> {
     let client = Client::new(&options.server, options.token.as_deref()).context("worker")?;
-    let cache = Cache::open(&options.cache_dir, options.cache_bytes)?;
+    let unused_for = Duration::from_hours(options.cache_keep_hours.into());
+    let cache = Cache::open(&options.cache_dir, Limits { bytes: options.cache_bytes, unused_for })?;
+    let sharing = Arc::new(Sharing::new(client.clone()));
     let pool = compute::thread_pool(options.threads)?;
     let membership = Arc::new(Membership::new(client.clone(), cache.clone(), options.registration()));
     info!(worker.name = membership.name(), server = options.server, "worker started");
@@ -94,7 +112,7 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> anyhow:
         };
         match next {
             Next::Job(lease) => {
-                attempt::run(&client, &cache, &pool, *lease, &shutdown).await;
+                attempt::run((&client, &cache, &sharing), &pool, *lease, &shutdown).await;
                 // Before the next claim: it may be for a job that shares the projection just built.
                 membership.beat().await;
             }

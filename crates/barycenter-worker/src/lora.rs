@@ -24,30 +24,27 @@ pub(crate) struct Models {
     #[expect(dead_code, reason = "held so that the files stay")]
     folder: Option<TempDir>,
     pub(crate) files: Vec<PathBuf>,
-    /// What a cached projection is named by.
-    pub(crate) digests: Vec<String>,
 }
 
 impl Models {
     /// Candidates that are models already.
-    pub(crate) fn stored(files: Vec<PathBuf>, digests: Vec<String>) -> Self {
-        Self { folder: None, files, digests }
+    pub(crate) fn stored(files: Vec<PathBuf>) -> Self {
+        Self { folder: None, files }
     }
 
     /// The base model with each of the adapters in it, under `scratch`.
     pub(crate) fn adapted(lora: &LoraSpec, base: &Path, adapters: &[PathBuf], scratch: &Path) -> Result<Self> {
         let folder = TempDir::new_in(scratch).map_err(|e| Error::io(scratch, e))?;
         let base = open(base)?;
-        let (mut files, mut digests) = (Vec::new(), Vec::new());
+        let mut files = Vec::new();
         for (index, adapter) in adapters.iter().enumerate() {
             let path = folder.path().join(format!("{index}.safetensors"));
             let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
             let adapter = open(adapter)?;
-            let written = apply_adapter(&base, &adapter, lora.scale, lora.transposed, BufWriter::new(file))?;
+            apply_adapter(&base, &adapter, lora.scale, lora.transposed, BufWriter::new(file))?;
             files.push(path);
-            digests.push(written.digest_blake3);
         }
-        Ok(Self { folder: Some(folder), files, digests })
+        Ok(Self { folder: Some(folder), files })
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn report(lease: &Lease, product: &Product, phases: Vec<PhaseTime>) -
         not_averaged: product.not_averaged.clone(),
         phases,
         projection_bytes: product.projection_bytes,
-        projection_cached: product.projection_cached,
+        projection: product.projection.clone(),
     }
 }
 

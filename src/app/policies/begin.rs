@@ -1,6 +1,6 @@
 //! The beginning of a refresh: its candidates and its job, in one transaction.
 
-use barycenter_api::{JobSpec, MethodSpec, SetPolicy, Start};
+use barycenter_api::{Extends, JobSpec, MethodSpec, SetPolicy, Start};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -116,19 +116,37 @@ async fn queue(state: &AppState, conn: &mut PgConnection, due: &Due) -> AppResul
     Ok(refresh)
 }
 
-/// The spec with the start that the last refresh gives, where there is one and its coefficients fit: a policy whose blocks were
-/// changed, or a window that shares nothing with the last, starts from the uniform average. A start that was asked for stays.
+/// The spec with the start that the last refresh gives, and the projection that it extends, where there is one and they fit: a policy
+/// whose blocks were changed, or a window that shares nothing with the last, starts from the uniform average and builds its
+/// projection. What was asked for stays.
 async fn started(conn: &mut PgConnection, cold: JobSpec, last: Option<JobId>) -> AppResult<(JobSpec, Option<JobId>)> {
-    let mut warm = cold.clone();
-    let (Some(last), MethodSpec::Twa(twa)) = (last, &mut warm.method) else { return Ok((cold, None)) };
-    if twa.start != Start::Uniform {
-        return Ok((cold, None));
+    let Some(last) = last else { return Ok((cold, None)) };
+    let mut spec = cold;
+    if let MethodSpec::Twa(twa) = &mut spec.method {
+        twa.extends.get_or_insert(Extends::Job(last.0));
+        if twa.start == Start::Uniform {
+            twa.start = Start::Job(last.0);
+        }
     }
-    twa.start = Start::Job(last.0);
-    match spec::resolve(conn, warm.clone()).await {
-        Ok(_) => Ok((warm, Some(last))),
-        Err(error) if spec::is_start_refused(&error) => Ok((cold, None)),
-        Err(error) => Err(error),
+    // What does not fit is taken back, one after the other.
+    for field in [spec::START_FIELD, spec::EXTENDS_FIELD] {
+        match spec::resolve(conn, spec.clone()).await {
+            Err(error) if spec::is_refused_for(&error, field) => take_back(&mut spec, field),
+            Err(error) if spec::is_refused_for(&error, spec::EXTENDS_FIELD) => {}
+            Err(error) => return Err(error),
+            Ok(_) => break,
+        }
+    }
+    let is_started = matches!(&spec.method, MethodSpec::Twa(twa) if twa.start == Start::Job(last.0));
+    Ok((spec, is_started.then_some(last)))
+}
+
+fn take_back(spec: &mut JobSpec, field: &str) {
+    let MethodSpec::Twa(twa) = &mut spec.method else { return };
+    if field == spec::START_FIELD {
+        twa.start = Start::Uniform;
+    } else {
+        twa.extends = None;
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every fault is found before the spec is refused: whoever writes a spec corrects it once.
 
 mod data;
+mod extends;
 mod lora;
 mod method;
 mod network;
@@ -10,8 +11,9 @@ mod objective;
 mod scheduling;
 mod tensors;
 
-use barycenter_api::{JobSpec, JobTemplate, MemoryEstimate, MethodSpec, Start};
+use barycenter_api::{Extends, JobSpec, JobTemplate, MemoryEstimate, MethodSpec, Start};
 use barycenter_core::{average::Sizes, network::Network};
+pub use extends::PinnedProjection;
 pub(super) use scheduling::check_priority;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -27,7 +29,9 @@ use crate::{
 };
 
 /// The field of the job that a fit starts from.
-const START_FIELD: &str = "method.start.job";
+pub(super) const START_FIELD: &str = "method.start.job";
+/// The field of the job whose projection is extended.
+pub(super) const EXTENDS_FIELD: &str = "method.extends";
 
 /// A spec that was checked.
 #[derive(Clone, Debug)]
@@ -38,8 +42,8 @@ pub struct Resolved {
     pub estimate: MemoryEstimate,
     /// The run of the candidates.
     pub run_id: RunId,
-    /// What its projection is called in the caches of workers; `None` where the method needs none.
-    pub projection_key: Option<String>,
+    /// What its projection is called, and what it extends.
+    pub projection: PinnedProjection,
     /// The datasets by the words that name them.
     pub datasets: Vec<(String, DatasetId)>,
 }
@@ -82,17 +86,19 @@ pub async fn resolve(conn: &mut PgConnection, mut spec: JobSpec) -> AppResult<Re
         let found = warm_start::coefficients(conn, job.into(), &candidates.members, Some(&blocks)).await?;
         found.map_err(|why| AppError::invalid_field(START_FIELD, why))?;
     }
+    let projection = extends::pin(conn, &spec, &candidates).await?;
+    let projection = projection.map_err(|why| AppError::invalid_field(EXTENDS_FIELD, why))?;
     let estimate = estimate::estimate(&Sizes {
         candidates: candidates.members.len(),
         blocks: blocks.len(),
         tensors: &tensors,
         bits: method.bits,
+        extends: !projection.links.is_empty(),
         ranks: method.ranks,
         activation_bytes: network.activation_bytes(&data.input_shape, method.batch_size.div_ceil(method.ranks)) as u64,
         dataset_bytes: data.file_bytes,
     });
-    let projection_key = scheduling::projection_key(&spec, &candidates.members)?;
-    Ok(Resolved { spec, estimate, run_id: candidates.run_id, projection_key, datasets: data.datasets })
+    Ok(Resolved { spec, estimate, run_id: candidates.run_id, projection, datasets: data.datasets })
 }
 
 /// What is known of the candidates that a policy will choose.
@@ -118,6 +124,9 @@ pub(super) async fn resolve_template(
     if let MethodSpec::Twa(twa) = &spec.method {
         let sound = !matches!(twa.start, Start::Job(_));
         faults.check(sound, START_FIELD, || "is the policy's: each refresh starts where the last one ended".into());
+        let sound = !matches!(twa.extends, Some(Extends::Job(_)));
+        faults
+            .check(sound, EXTENDS_FIELD, || "is the policy's: each refresh extends the last one, or `nothing`".into());
     }
     let checked = check(conn, &mut spec, Some(expected), &mut faults).await?;
     let Some(Checked { data, .. }) = checked else {
@@ -130,10 +139,10 @@ pub(super) async fn resolve_template(
     Ok(spec.into())
 }
 
-/// Whether a spec was refused because of the job that it starts from, and of nothing else.
-pub(super) fn is_start_refused(error: &AppError) -> bool {
+/// Whether a spec was refused because of this field, and of nothing else.
+pub(super) fn is_refused_for(error: &AppError, field: &str) -> bool {
     matches!(error, AppError::Refused { faults, .. }
-        if !faults.is_empty() && faults.iter().all(|fault| fault.field == START_FIELD))
+        if !faults.is_empty() && faults.iter().all(|fault| fault.field == field))
 }
 
 /// The parts of a sound spec.

@@ -12,6 +12,7 @@ mod events;
 mod jobs;
 mod leases;
 mod policies;
+mod projections;
 mod projects;
 mod retention;
 mod rules;
@@ -38,6 +39,7 @@ pub(super) fn router() -> ApiRouter {
         .merge(webhooks::router())
         .merge(workers::router())
         .merge(projects::router())
+        .merge(projections::router())
         .merge(artifacts::router())
         .merge(artifact_files::router())
         .merge(uploads::router())

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use barycenter_api::{
-    DeviceKind, EditWorker, ListQuery, Page, RegisterWorker, Worker, WorkerDevice, WorkerHeartbeat,
+    DeviceKind, EditWorker, ListQuery, Page, ProjectionCounts, RegisterWorker, Worker, WorkerDevice, WorkerHeartbeat,
     WorkerHeartbeatReply, WorkerState,
 };
 use chrono::{DateTime, Utc};
@@ -33,6 +33,7 @@ pub(super) fn router() -> ApiRouter {
 }
 
 fn to_wire(worker: worker::Worker, now: DateTime<Utc>) -> Worker {
+    let counts = worker.projection_counts;
     Worker {
         worker_id: worker.worker_id.0,
         state: state_to_wire(&worker),
@@ -46,6 +47,7 @@ fn to_wire(worker: worker::Worker, now: DateTime<Utc>) -> Worker {
         memory_bytes: worker.capabilities.memory_bytes,
         networks: worker.capabilities.networks,
         projections: worker.projections,
+        projection_counts: ProjectionCounts::new(counts.built, counts.extended, counts.cached, counts.fetched),
         job_id: worker.job_id.map(|id| id.0),
         registered_at: worker.registered_at,
         seen_at: worker.seen_at,

@@ -15,8 +15,8 @@ use axum::{
 use barycenter::{
     app::reaper,
     config::{
-        AuthConfig, Config, DatabaseConfig, DeletionConfig, HttpConfig, LeaseConfig, StorageConfig, UploadConfig,
-        WebhookConfig,
+        AuthConfig, Config, DatabaseConfig, DeletionConfig, HttpConfig, LeaseConfig, ProjectionConfig, StorageConfig,
+        UploadConfig, WebhookConfig,
     },
     domain::clock::ManualClock,
     http,
@@ -178,6 +178,7 @@ fn config() -> Config {
             min_part_bytes: 1024,
         },
         deletion: DeletionConfig { delete_grace_seconds: 3600 },
+        projections: ProjectionConfig { projections_bytes: 1 << 20, projections_keep_hours: 24 },
         webhooks: WebhookConfig { webhook_allow: Vec::new(), webhook_timeout_seconds: 5 },
     }
 }

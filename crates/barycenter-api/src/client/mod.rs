@@ -11,6 +11,7 @@ mod files;
 mod jobs;
 mod leases;
 mod policies;
+mod projections;
 mod runs;
 mod tracking;
 mod transfer;

@@ -86,6 +86,10 @@ pub struct TwaSpec {
     pub batch_size: u32,
     /// Where the fit starts.
     pub start: Start,
+    /// The job whose projection this one's extends: it is revised by the candidates that come and go rather than built. Both jobs
+    /// agree in project, network, tensors, bits, granularity and adapters, and share candidates. Built unless told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extends: Option<Extends>,
     /// Keep a snapshot of the coefficients every so many steps; 1 unless told.
     pub history_every: u32,
     /// Ranks that share the fit on a worker, each with its part of every batch; 1 unless told, at most 64 and `batch_size`. Batch
@@ -111,6 +115,7 @@ impl Default for TwaSpec {
             patience: None,
             batch_size: 128,
             start: Start::default(),
+            extends: None,
             history_every: 1,
             ranks: 1,
             sharding: Sharding::default(),
@@ -337,9 +342,69 @@ pub enum Start {
     Job(Uuid),
 }
 
+/// What a projection extends; written as the id of a job, or `nothing`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extends {
+    /// Nothing: it is built, also where a policy would have it extend that of the refresh before.
+    Nothing,
+    /// That of this job.
+    Job(Uuid),
+}
+
+impl fmt::Display for Extends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing"),
+            Self::Job(job_id) => job_id.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Extends {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "nothing" {
+            return Ok(Self::Nothing);
+        }
+        text.parse().map(Self::Job).map_err(|_| format!("`{text}` is neither the id of a job nor `nothing`"))
+    }
+}
+
+impl Serialize for Extends {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Extends {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl PartialSchema for Extends {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .description(Some("The id of the job whose projection is extended, or `nothing`."))
+            .into()
+    }
+}
+
+impl ToSchema for Extends {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_extended_is_written_as_it_is_read() {
+        for text in ["nothing", "0190f3a8-0000-7000-8000-000000000001"] {
+            assert_eq!(text.parse::<Extends>().unwrap().to_string(), text);
+        }
+        assert!("last".parse::<Extends>().is_err());
+    }
 
     #[test]
     fn granularity_is_written_as_it_is_read() {

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 pub use self::{
     method::{
-        Basis, Constraint, Curve, Granularity, MethodSpec, OptimiserSpec, PoolingSpec, ScheduleSpec, Sharding, Start,
-        TwaSpec,
+        Basis, Constraint, Curve, Extends, Granularity, MethodSpec, OptimiserSpec, PoolingSpec, ScheduleSpec, Sharding,
+        Start, TwaSpec,
     },
     network::NetworkSpec,
     output::{FloatDtype, LoraResult, LoraSpec, OutputSpec, TensorPolicy, TensorRule},

@@ -111,6 +111,7 @@ fn run(folder: &Path, name: &str) -> Result<()> {
         tensors: &parameters,
         blocks: 1,
         bits,
+        extends: false,
         ranks: 1,
         activation_bytes: network.activation_bytes(&sample, batch_size) as u64,
         dataset_bytes: 0,

@@ -23,7 +23,8 @@ fn job(objective: &Value, accuracy: Option<f64>) -> Job {
         "chosen": "twa", "verdict": "averaging gained", "evaluations": evaluations,
         "fit": {"best_step": 10, "steps": 20, "as_fitted_select_loss": 0.3}, "fit_samples": 8, "select_samples": 2, "select_overlaps_fit": false,
         "not_averaged": [], "phases": [{"phase": "fetch", "seconds": 0.42}, {"phase": "fit", "seconds": 12.0}],
-        "projection_bytes": 1, "projection_cached": false
+        "projection_bytes": 1,
+        "projection": {"projection_key": "p", "source": "extended", "fetched": true, "revisions": 3, "seconds": 0.44}
     });
     serde_json::from_value(json!({
         "job_id": ID, "run_id": ID, "state": "succeeded", "cancel_requested": false, "spec": spec, "estimate": estimate,
@@ -42,6 +43,9 @@ fn table(objective: &Value, accuracy: Option<f64>) -> String {
 fn a_report_is_a_line_for_each_method() {
     let job = job(&json!({"kind": "cross_entropy"}), Some(0.9123));
     assert_eq!(phases(job.report.as_ref().unwrap()), "time: fetch 0.4 s, fit 12.0 s");
+    let found = job.report.as_ref().unwrap().projection.as_ref().unwrap();
+    let line = "projection: extended, from what the server had, 3 revisions since it was built, 0.4 s";
+    assert_eq!(projection(found), line);
     insta::assert_snapshot!(table(&json!({"kind": "cross_entropy"}), Some(0.9123)));
 }
 

@@ -23,6 +23,8 @@ pub struct Sizes<'a> {
     pub blocks: usize,
     /// Bits of a stored direction.
     pub bits: u8,
+    /// Whether the projection extends another: it holds its anchor too.
+    pub extends: bool,
     /// Ranks that share the fit in one process.
     pub ranks: usize,
     /// Activations of one rank's part of a batch, as [`crate::network::Network::activation_bytes`] says.
@@ -51,11 +53,11 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// The estimate for these sizes. [`Projection::memory_bytes`] counts the centre; here it is one of the vectors.
     pub fn new(sizes: &Sizes<'_>) -> Self {
-        let Sizes { candidates, tensors, blocks, bits, ranks, activation_bytes, dataset_bytes } = *sizes;
+        let Sizes { candidates, tensors, blocks, bits, extends, ranks, activation_bytes, dataset_bytes } = *sizes;
         let vector = tensors.iter().map(|elements| *elements as u64).sum::<u64>() * BYTES_OF_F32;
-        let norm_bytes = (candidates * blocks) as u64 * 16;
+        let norm_bytes = (candidates * blocks) as u64 * if extends { 24 } else { 16 };
         let projection_bytes = Projection::memory_bytes(candidates, tensors, bits) - vector + norm_bytes;
-        let vector_bytes = (1 + VECTORS_OF_RANK * ranks as u64) * vector;
+        let vector_bytes = (1 + u64::from(extends) + VECTORS_OF_RANK * ranks as u64) * vector;
         let activation_bytes = ranks as u64 * activation_bytes;
         let process_bytes = PROCESS_BYTES;
         let total_bytes = projection_bytes + vector_bytes + activation_bytes + dataset_bytes + process_bytes;
@@ -74,6 +76,7 @@ mod tests {
             tensors: &[5120, 100],
             blocks: 1,
             bits: 4,
+            extends: false,
             ranks: 1,
             activation_bytes: 1000,
             dataset_bytes: 308_000,
@@ -86,6 +89,9 @@ mod tests {
         let shared = MemoryEstimate::new(&Sizes { ranks: 3, activation_bytes: 400, ..sizes });
         assert_eq!(shared.vector_bytes, (1 + 3 * 3) * 4 * 5220);
         assert_eq!(shared.activation_bytes, 1200);
+        let extended = MemoryEstimate::new(&Sizes { extends: true, ..sizes });
+        assert_eq!(extended.vector_bytes, 5 * 4 * 5220);
+        assert_eq!(extended.projection_bytes, memory.projection_bytes + 10 * 8);
         let parts = memory.projection_bytes + memory.vector_bytes + memory.activation_bytes + memory.dataset_bytes;
         assert_eq!(memory.total_bytes, parts + 128 * 1024 * 1024);
     }

@@ -14,7 +14,7 @@ use crate::{
     checkpoint::{CheckpointFile, check_candidates, check_finite},
     network::{Network, Role, Statistics, check_layout},
     objective::SampleResults,
-    projection::{self, Geometry, Projection},
+    projection::{Geometry, Projection},
 };
 
 /// A job whose inputs were checked.
@@ -146,17 +146,37 @@ impl<'a> Averaging<'a> {
         others.map(|(t, policy)| NotAveraged { tensor: t.name.clone(), policy: policy.name() }).collect()
     }
 
-    /// Name of the projection in a cache, where the method needs one; `digests` are those of the candidates' files, in order.
-    pub fn projection_key(&self, digests: &[String]) -> Option<String> {
-        let twa = self.twa()?;
-        Some(projection::key(digests, twa.bits, &self.averaged, twa.granularity))
+    /// Whether the method needs a projection.
+    pub fn needs_projection(&self) -> bool {
+        self.twa().is_some()
     }
 
     /// Builds the packed projection of the candidates, where the method needs one: one pass over their bytes.
     pub fn build_projection(&self, progress: &mut dyn Progress) -> Result<Option<Projection>> {
+        self.build_projection_of(self.candidates, progress)
+    }
+
+    /// Builds that of other candidates of the same layout: of a set that this one's projection extends.
+    pub fn build_projection_of(
+        &self,
+        candidates: &[CheckpointFile],
+        progress: &mut dyn Progress,
+    ) -> Result<Option<Projection>> {
         let Some(twa) = self.twa() else { return Ok(None) };
         let mut report = |done: usize, total: usize| progress.report(Phase::Projection, done as u64, total as u64);
-        Projection::build(self.candidates, &self.averaged, &self.blocks, twa.bits, &mut report).map(Some)
+        Projection::build(candidates, &self.averaged, &self.blocks, twa.bits, &mut report).map(Some)
+    }
+
+    /// Whether a projection is one of so many candidates with the averaged tensors, blocks and bits of this job.
+    pub fn fits(&self, projection: &Projection, candidates: usize) -> bool {
+        let parameters = self.network.parameters();
+        let sizes =
+            self.plan.averaged().iter().map(|place| (parameters[*place].name.as_str(), parameters[*place].len()));
+        let bits = self.twa().map(|twa| twa.bits);
+        projection.n() == candidates
+            && bits == Some(projection.bits())
+            && projection.block_count() == self.blocks.len()
+            && projection.tensors().eq(sizes)
     }
 
     fn twa(&self) -> Option<&TwaOptions> {

@@ -74,7 +74,7 @@ impl Projection {
         }
         let norms = sums.iter().map(|sums| sums.square.sqrt()).collect();
         let kept = sums.iter().map(|sums| sums.kept(bits)).collect();
-        Ok(Self { n, bits, block_count, norms, kept, lengths: None, tensors })
+        Ok(Self { n, bits, block_count, norms, kept, lengths: None, revisions: 0, tensors })
     }
 }
 

@@ -11,6 +11,7 @@
 //! Results do not depend on the number of threads: partial sums are made per fixed chunk of tiles and added in order.
 
 mod build;
+mod change;
 mod codec;
 mod coefficients;
 mod columns;
@@ -22,11 +23,12 @@ mod packing;
 mod revision;
 mod store;
 
+pub use change::Change;
 pub use codec::{CODEC_VERSION, GROUP, Reconstruction, quantise, unpack};
 pub use columns::Columns;
 pub use geometry::{Geometry, NearDuplicate};
-pub use revision::{MOST_DRIFT, Revision};
-pub use store::key;
+pub use revision::{MOST_DRIFT, Member, Revision};
+pub use store::is_projection;
 
 /// The projection of a candidate set.
 ///
@@ -43,6 +45,8 @@ pub struct Projection {
     /// `‖w_i[l] − a[l]‖`, (n, L), where candidates came and went since the projection was built: what is coded is then
     /// the deviation from the anchor `a`, the centre of that time. Absent where the centre is still the anchor.
     pub(crate) lengths: Option<Vec<f64>>,
+    /// How often candidates came or went since.
+    pub(crate) revisions: u32,
     pub(crate) tensors: Vec<Tensor>,
 }
 
@@ -94,6 +98,11 @@ impl Projection {
     /// Norms `r`, (n, L).
     pub fn norms(&self) -> &[f64] {
         &self.norms
+    }
+
+    /// How often candidates came or went since it was built.
+    pub fn revisions(&self) -> u32 {
+        self.revisions
     }
 
     /// Averaged tensors in order: name and number of elements.

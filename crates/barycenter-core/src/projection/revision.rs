@@ -23,69 +23,116 @@ pub const MOST_DRIFT: f64 = 1.0;
 /// Candidates that come and go.
 #[derive(Clone, Debug, Default)]
 pub struct Revision<'a> {
+    /// The candidates of the revised set, in order.
+    pub members: Vec<Member<'a>>,
     /// Positions and files of those that go.
     pub dropped: Vec<(usize, &'a CheckpointFile)>,
-    /// Those that come; they stand after those that stay.
-    pub added: Vec<&'a CheckpointFile>,
+}
+
+/// A candidate of a revised set.
+#[derive(Clone, Copy, Debug)]
+pub enum Member<'a> {
+    /// The one that stood at this position.
+    Stays(usize),
+    /// One that comes, from its file.
+    Comes(&'a CheckpointFile),
+}
+
+/// A revision with its candidates in their places.
+struct Places<'a> {
+    /// Row and former position of those that stay.
+    staying: Vec<(usize, usize)>,
+    /// Row and file of those that come.
+    added: Vec<(usize, &'a CheckpointFile)>,
+    dropped: Vec<&'a CheckpointFile>,
+}
+
+impl Places<'_> {
+    fn rows(&self) -> usize {
+        self.staying.len() + self.added.len()
+    }
 }
 
 impl Projection {
     /// The projection of a revised set, from this one and the files of the candidates that come and go alone; nothing where the
     /// centre went further from the anchor than [`MOST_DRIFT`], so that one had better be built anew.
     ///
-    /// Holds both projections and two vectors of D floats.
+    /// Holds one tensor of both projections at a time, and two vectors of D floats.
     ///
     /// # Errors
-    /// [`Error::Input`] where a position is no candidate or named twice, fewer than two candidates are left, or a tensor of a
-    /// file is missing, of another size or not finite.
-    pub fn revised(&self, revision: &Revision<'_>) -> Result<Option<Self>> {
-        let staying = self.staying(revision)?;
-        let n = staying.len() + revision.added.len();
+    /// [`Error::Input`] where a position is no candidate, is named twice or not at all, fewer than two candidates are left, or a
+    /// tensor of a file is missing, of another size or not finite.
+    pub fn revised(mut self, revision: &Revision<'_>) -> Result<Option<Self>> {
+        let places = self.places(revision)?;
+        let (n, blocks) = (places.rows(), self.block_count);
         let entries = |of: &[f64]| -> Vec<f64> {
-            let kept = staying.iter().flat_map(|i| &of[i * self.block_count..][..self.block_count]).copied();
-            kept.chain(std::iter::repeat_n(0.0, revision.added.len() * self.block_count)).collect()
-        };
-        let mut revised = Self {
-            n,
-            bits: self.bits,
-            block_count: self.block_count,
-            norms: vec![0.0; n * self.block_count],
-            kept: entries(&self.kept),
-            lengths: None,
-            tensors: Vec::with_capacity(self.tensors.len()),
+            let mut revised = vec![0.0; n * blocks];
+            for (row, i) in &places.staying {
+                revised[row * blocks..][..blocks].copy_from_slice(&of[i * blocks..][..blocks]);
+            }
+            revised
         };
         let mut lengths = entries(self.lengths.as_ref().unwrap_or(&self.norms));
-        let mut sums = vec![Sums::default(); revision.added.len() * self.block_count];
-        for tensor in &self.tensors {
-            let (tensor, of_tensor) = revise_tensor(tensor, self.n, &staying, revision)?;
+        let mut kept = entries(&self.kept);
+        let mut sums = vec![Sums::default(); places.added.len() * blocks];
+        let mut tensors = Vec::with_capacity(self.tensors.len());
+        for tensor in std::mem::take(&mut self.tensors) {
+            let (tensor, of_tensor) = revise_tensor(&tensor, self.n, &places)?;
             for (added, of_candidate) in of_tensor.into_iter().enumerate() {
-                sums[added * self.block_count + tensor.block].add(of_candidate);
+                sums[added * blocks + tensor.block].add(of_candidate);
             }
-            revised.tensors.push(tensor);
+            tensors.push(tensor);
         }
-        let first = staying.len() * self.block_count;
         for (place, sums) in sums.into_iter().enumerate() {
-            (lengths[first + place], revised.kept[first + place]) = (sums.square.sqrt(), sums.kept(self.bits));
+            let entry = places.added[place / blocks].0 * blocks + place % blocks;
+            (lengths[entry], kept[entry]) = (sums.square.sqrt(), sums.kept(self.bits));
         }
-        revised.lengths = Some(lengths);
+        let mut revised = Self {
+            n,
+            norms: vec![0.0; n * blocks],
+            kept,
+            lengths: Some(lengths),
+            revisions: self.revisions.saturating_add(1),
+            tensors,
+            ..self
+        };
         revised.norms = revised.norms_from_the_centre();
         Ok((revised.drift() <= MOST_DRIFT).then_some(revised))
     }
 
-    /// Positions of the candidates that stay.
-    fn staying(&self, revision: &Revision<'_>) -> Result<Vec<usize>> {
-        let mut stays = vec![true; self.n];
-        for (position, _) in &revision.dropped {
-            match stays.get_mut(*position) {
-                Some(stays) if *stays => *stays = false,
-                _ => return Err(Error::input(format!("candidate {position} (from 0) is not there to be dropped"))),
+    /// The candidates in their places: every former position stays or goes.
+    fn places<'a>(&self, revision: &Revision<'a>) -> Result<Places<'a>> {
+        let mut is_free = vec![true; self.n];
+        let mut take = |position: usize| match is_free.get_mut(position) {
+            Some(free) if *free => {
+                *free = false;
+                Ok(())
+            }
+            _ => Err(Error::input(format!("candidate {position} (from 0) is not there to stay or go"))),
+        };
+        let mut dropped = Vec::with_capacity(revision.dropped.len());
+        for (position, file) in &revision.dropped {
+            take(*position)?;
+            dropped.push(*file);
+        }
+        let (mut staying, mut added) = (Vec::new(), Vec::new());
+        for (row, member) in revision.members.iter().enumerate() {
+            match member {
+                Member::Stays(position) => {
+                    take(*position)?;
+                    staying.push((row, *position));
+                }
+                Member::Comes(file) => added.push((row, *file)),
             }
         }
-        let staying: Vec<usize> = (0..self.n).filter(|i| stays[*i]).collect();
-        if staying.len() + revision.added.len() < 2 {
+        if let Some(position) = is_free.iter().position(|free| *free) {
+            return Err(Error::input(format!("candidate {position} (from 0) neither stays nor goes")));
+        }
+        let places = Places { staying, added, dropped };
+        if places.rows() < 2 {
             return Err(Error::input("averaging needs at least 2 candidates"));
         }
-        Ok(staying)
+        Ok(places)
     }
 
     /// `‖w_i − c‖`, (n, L), from the lengths of the coded deviations, which are exact, and their angles, which are as good as
@@ -136,17 +183,17 @@ impl Projection {
 }
 
 /// One tensor of the revised projection, and the sums of the candidates that come.
-fn revise_tensor(tensor: &Tensor, n: usize, staying: &[usize], revision: &Revision<'_>) -> Result<(Tensor, Vec<Sums>)> {
+fn revise_tensor(tensor: &Tensor, n: usize, places: &Places<'_>) -> Result<(Tensor, Vec<Sums>)> {
     let elements = tensor.centre.len();
-    let gone = revision.dropped.iter().map(|(_, file)| *file);
-    for file in gone.chain(revision.added.iter().copied()) {
+    let come = places.added.iter().map(|(_, file)| *file);
+    for file in places.dropped.iter().copied().chain(come) {
         let held = file.tensor(&tensor.name)?.elements();
         if held != elements {
             let name = &tensor.name;
             return Err(Error::input(format!("tensor `{name}` has {held} elements in a candidate, {elements} before")));
         }
     }
-    let (rows, bytes) = (staying.len() + revision.added.len(), code_bytes(tensor.bits));
+    let (rows, bytes) = (places.rows(), code_bytes(tensor.bits));
     let tiles = elements.div_ceil(GROUP);
     let anchor = if tensor.anchor.is_empty() { &tensor.centre } else { &tensor.anchor };
     let mut revised = Tensor {
@@ -163,12 +210,12 @@ fn revise_tensor(tensor: &Tensor, n: usize, staying: &[usize], revision: &Revisi
     let (centre, codes) =
         (revised.centre.par_chunks_mut(CHUNK), revised.codes.par_chunks_mut(CHUNK_TILES * rows * bytes));
     let chunks = centre.zip(codes).zip(scales).enumerate().map(|(chunk, ((centre, codes), scales))| {
-        let old = Chunk { tensor, anchor, n, staying, first: chunk * CHUNK };
+        let old = Chunk { tensor, anchor, n, places, first: chunk * CHUNK };
         old.stay(codes, scales);
-        old.move_centre(revision, centre)?;
-        old.add(revision, codes, scales)
+        old.move_centre(centre)?;
+        old.add(codes, scales)
     });
-    let mut sums = vec![Sums::default(); revision.added.len()];
+    let mut sums = vec![Sums::default(); places.added.len()];
     for of_chunk in chunks.collect::<Result<Vec<Vec<Sums>>>>()? {
         sums.iter_mut().zip(of_chunk).for_each(|(sum, part)| sum.add(part));
     }
@@ -180,7 +227,7 @@ struct Chunk<'a> {
     tensor: &'a Tensor,
     anchor: &'a [f32],
     n: usize,
-    staying: &'a [usize],
+    places: &'a Places<'a>,
     first: usize,
 }
 
@@ -189,9 +236,9 @@ impl Chunk<'_> {
     fn stay(&self, codes: &mut [u8], scales: &mut [f32]) {
         let bytes = code_bytes(self.tensor.bits);
         let tiles = (self.tensor.centre.len() - self.first).min(CHUNK).div_ceil(GROUP);
-        let rows = codes.len() / bytes / tiles;
+        let rows = self.places.rows();
         for tile in 0..tiles {
-            for (row, i) in self.staying.iter().enumerate() {
+            for (row, i) in &self.places.staying {
                 let (from, to) = ((self.first / GROUP + tile) * self.n + i, tile * rows + row);
                 codes[to * bytes..][..bytes].copy_from_slice(&self.tensor.codes[from * bytes..][..bytes]);
                 if let Some(scale) = scales.get_mut(to) {
@@ -202,34 +249,34 @@ impl Chunk<'_> {
     }
 
     /// The mean of those that stay and come, by what came and went.
-    fn move_centre(&self, revision: &Revision<'_>, centre: &mut [f32]) -> Result<()> {
+    fn move_centre(&self, centre: &mut [f32]) -> Result<()> {
         let before = &self.tensor.centre[self.first..][..centre.len()];
         let mut sums: Vec<f64> = before.iter().map(|c| f64::from(*c) * self.n as f64).collect();
         let mut values = vec![0.0; centre.len()];
-        let signed = revision.dropped.iter().map(|(_, file)| (*file, -1.0));
-        for (file, sign) in signed.chain(revision.added.iter().map(|file| (*file, 1.0))) {
+        let signed = self.places.dropped.iter().map(|file| (*file, -1.0));
+        for (file, sign) in signed.chain(self.places.added.iter().map(|(_, file)| (*file, 1.0))) {
             file.fill_f32(&self.tensor.name, self.first, &mut values)?;
             sums.iter_mut().zip(&values).for_each(|(sum, value)| *sum += sign * f64::from(*value));
         }
-        let n = (self.staying.len() + revision.added.len()) as f64;
+        let n = self.places.rows() as f64;
         centre.iter_mut().zip(sums).for_each(|(c, sum)| *c = (sum / n) as f32);
         Ok(())
     }
 
     /// Codes the candidates that come.
-    fn add(&self, revision: &Revision<'_>, codes: &mut [u8], scales: &mut [f32]) -> Result<Vec<Sums>> {
+    fn add(&self, codes: &mut [u8], scales: &mut [f32]) -> Result<Vec<Sums>> {
         let Tensor { name, bits, .. } = self.tensor;
         let (bytes, len) = (code_bytes(*bits), (self.tensor.centre.len() - self.first).min(CHUNK));
-        let rows = self.staying.len() + revision.added.len();
+        let rows = self.places.rows();
         let anchor = &self.anchor[self.first..][..len];
         let mut deviations = vec![0.0; len];
-        let mut all = Vec::with_capacity(revision.added.len());
-        for (added, file) in revision.added.iter().enumerate() {
+        let mut all = Vec::with_capacity(self.places.added.len());
+        for (row, file) in &self.places.added {
             file.fill_f32(name, self.first, &mut deviations)?;
             deviations.iter_mut().zip(anchor).for_each(|(d, a)| *d -= a);
             let mut sums = Sums::default();
             for (tile, deviations) in deviations.chunks(GROUP).enumerate() {
-                let place = tile * rows + self.staying.len() + added;
+                let place = tile * rows + row;
                 let coded = code_group(Processor::detected(), deviations, *bits, &mut codes[place * bytes..][..bytes]);
                 if let Some(scale) = scales.get_mut(place) {
                     *scale = coded.scale;

@@ -1,11 +1,11 @@
-//! A projection as a file, for a cache on local disk.
+//! A projection as a file, for the caches of workers and server.
 //!
 //! Little-endian, in this order:
 //!
 //! | field | bytes |
 //! | --- | --- |
 //! | magic `BARYPROJ` | 8 |
-//! | version of the codec, bits, whether it was revised (0 or 1) | 4 + 4 + 4 |
+//! | version of the codec, bits, how often it was revised | 4 + 4 + 4 |
 //! | n, L, number of tensors T | 8 + 8 + 8 |
 //! | per tensor: length of its name, name, elements, block | 8 + … + 8 + 8 |
 //! | norms `r`, then kept parts `κ`, f64, (n, L) | 16 · n · L |
@@ -20,7 +20,7 @@ use std::{
 };
 
 use super::{CODEC_VERSION, GROUP, Projection, Tensor, build::check_bits, packing::code_bytes, stored_bits};
-use crate::{Error, Result, blocks::Granularity, memory::zeros};
+use crate::{Error, Result, memory::zeros};
 
 const MAGIC: &[u8; 8] = b"BARYPROJ";
 
@@ -30,22 +30,13 @@ const DIGEST: u64 = 32;
 /// Numbers read or written at once.
 const RUN: usize = 1 << 14;
 
-/// Name of a projection in a cache: BLAKE3, in hex, of everything that it is made from.
-///
-/// `candidates` are digests of the candidates' files, in order; `averaged` names the averaged tensors, in order.
-pub fn key(candidates: &[String], bits: u8, averaged: &[String], granularity: Granularity) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(MAGIC);
-    hasher.update(&CODEC_VERSION.to_le_bytes());
-    hasher.update(&[bits]);
-    for list in [candidates, averaged, &[granularity.to_string()]] {
-        hasher.update(&(list.len() as u64).to_le_bytes());
-        for text in list {
-            hasher.update(&(text.len() as u64).to_le_bytes());
-            hasher.update(text.as_bytes());
-        }
-    }
-    hasher.finalize().to_hex().to_string()
+/// Bytes of a file that tell what it is.
+const HEAD: usize = 12;
+
+/// Whether a file that begins with these bytes is a projection that this version reads; at least 12 of them are looked at.
+pub fn is_projection(first: &[u8]) -> bool {
+    let version = CODEC_VERSION.to_le_bytes();
+    first.len() >= HEAD && first.starts_with(MAGIC) && first[MAGIC.len()..].starts_with(&version)
 }
 
 impl Projection {
@@ -69,7 +60,7 @@ impl Projection {
         out.write_all(MAGIC)?;
         out.write_all(&CODEC_VERSION.to_le_bytes())?;
         out.write_all(&u32::from(self.bits).to_le_bytes())?;
-        out.write_all(&u32::from(self.lengths.is_some()).to_le_bytes())?;
+        out.write_all(&self.revisions.to_le_bytes())?;
         for count in [self.n, self.block_count, self.tensors.len()] {
             out.write_all(&(count as u64).to_le_bytes())?;
         }
@@ -146,11 +137,8 @@ fn read_header(source: &mut impl Read, size: u64) -> Result<(Projection, Vec<usi
     }
     let bits = u8::try_from(u32::from_le_bytes(read(source)?)).unwrap_or(0);
     check_bits(bits).map_err(|_| Fault::Wrong("its number of bits is not one of 1, 2, 4, 8, 32"))?;
-    let is_revised = match u32::from_le_bytes(read(source)?) {
-        0 => false,
-        1 => true,
-        _ => return Err(Fault::Wrong("whether it was revised is neither yes nor no")),
-    };
+    let revisions = u32::from_le_bytes(read(source)?);
+    let is_revised = revisions > 0;
     let mut left = size.saturating_sub(8 + 12 + 24 + DIGEST);
     let (n, block_count) = (read_count(source, left)?, read_count(source, left)?);
     let tensor_count = read_count(source, left)?;
@@ -186,7 +174,7 @@ fn read_header(source: &mut impl Read, size: u64) -> Result<(Projection, Vec<usi
         || (0..n * block_count).map(|_| Ok(f64::from_le_bytes(read(source)?))).collect::<Result<_, Fault>>();
     let (norms, kept) = (matrix()?, matrix()?);
     let lengths = if is_revised { Some(matrix()?) } else { None };
-    Ok((Projection { n, bits, block_count, norms, kept, lengths, tensors }, sizes))
+    Ok((Projection { n, bits, block_count, norms, kept, lengths, revisions, tensors }, sizes))
 }
 
 /// What is wrong with a file.

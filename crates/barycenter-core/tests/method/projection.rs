@@ -3,7 +3,7 @@
 use barycenter_core::{
     blocks::{Blocks, Granularity},
     checkpoint::Dtype,
-    projection::{GROUP, Projection, key, quantise, unpack},
+    projection::{GROUP, Projection, is_projection, quantise, unpack},
 };
 use proptest::prelude::*;
 
@@ -285,18 +285,17 @@ fn a_damaged_projection_is_refused() {
 }
 
 #[test]
-fn a_cache_key_depends_on_everything_the_projection_is_made_from() {
-    let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-    let base = key(&texts(&["a", "b"]), 4, &texts(&["w"]), Granularity::Model);
-    let others = [
-        key(&texts(&["b", "a"]), 4, &texts(&["w"]), Granularity::Model),
-        key(&texts(&["ab"]), 4, &texts(&["w"]), Granularity::Model),
-        key(&texts(&["a", "b"]), 8, &texts(&["w"]), Granularity::Model),
-        key(&texts(&["a", "b"]), 4, &texts(&["v"]), Granularity::Model),
-        key(&texts(&["a", "b"]), 4, &texts(&["w"]), Granularity::Elements(5)),
-    ];
-    assert!(others.iter().all(|other| *other != base));
-    assert_eq!(base.len(), 64);
+fn a_projection_is_told_by_its_first_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.projection");
+    build(&candidates(2, 28), Granularity::Model, 4).save(&path).unwrap();
+    let good = std::fs::read(&path).unwrap();
+    assert!(is_projection(&good) && is_projection(&good[..12]));
+    let mut of_another_version = good.clone();
+    of_another_version[8] ^= 1;
+    for wrong in [&good[..11], &of_another_version, b"a file of another kind"] {
+        assert!(!is_projection(wrong));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use barycenter_core::{
     checkpoint::{CheckpointFile, Dtype},
     fit::{Fit, FitOptions, Optimiser},
     objective::{BatchLoss, Objective},
-    projection::{Projection, Revision},
+    projection::{Change, Member, Projection, Revision},
 };
 
 use crate::sample::{
@@ -15,12 +15,22 @@ use crate::sample::{
 
 const BITS: [u8; 5] = [1, 2, 4, 8, 32];
 
+/// Those that stay of so many, in order, then those that come.
+fn revision<'a>(
+    n: usize,
+    dropped: Vec<(usize, &'a CheckpointFile)>,
+    added: impl IntoIterator<Item = &'a CheckpointFile>,
+) -> Revision<'a> {
+    let stays = (0..n).filter(|i| dropped.iter().all(|(gone, _)| gone != i)).map(Member::Stays);
+    Revision { members: stays.chain(added.into_iter().map(Member::Comes)).collect(), dropped }
+}
+
 /// The last `n` of a sliding window over these candidates that began with the first `n` of them and moved on one at a time.
 fn slid(files: &[CheckpointFile], n: usize, bits: u8) -> Projection {
     let mut projection = build(&files[..n], Granularity::Layer, bits);
     for (dropped, added) in files.iter().zip(&files[n..]) {
-        let revision = Revision { dropped: vec![(0, dropped)], added: vec![added] };
-        projection = projection.revised(&revision).unwrap().expect("the centre stays near");
+        projection =
+            projection.revised(&revision(n, vec![(0, dropped)], [added])).unwrap().expect("the centre stays near");
     }
     projection
 }
@@ -28,8 +38,7 @@ fn slid(files: &[CheckpointFile], n: usize, bits: u8) -> Projection {
 /// The same grown from its first three to all.
 fn grown(files: &[CheckpointFile], bits: u8) -> Projection {
     let first = build(&files[..3], Granularity::Layer, bits);
-    let added = files[3..].iter().collect();
-    first.revised(&Revision { dropped: Vec::new(), added }).unwrap().expect("the centre stays near")
+    first.revised(&revision(3, Vec::new(), &files[3..])).unwrap().expect("the centre stays near")
 }
 
 #[test]
@@ -156,8 +165,9 @@ fn a_saved_revised_projection_comes_back_whole_and_goes_on_as_it_would_have() {
         projection.save(&path).unwrap();
         let loaded = Projection::load(&path).unwrap();
         assert!(loaded == projection, "{bits} bits");
-        let next = Revision { dropped: vec![(1, &files[1])], added: vec![&files[6], &files[7]] };
-        assert!(loaded.revised(&next).unwrap() == projection.revised(&next).unwrap(), "{bits} bits");
+        assert_eq!(loaded.revisions(), 1);
+        let next = revision(6, vec![(1, &files[1])], [&files[6], &files[7]]);
+        assert!(loaded.revised(&next).unwrap() == projection.clone().revised(&next).unwrap(), "{bits} bits");
     }
 }
 
@@ -169,22 +179,53 @@ fn a_centre_that_went_far_asks_for_a_projection_that_is_built_anew() {
     }
     let files = candidates_of(&values, Dtype::F32);
     let first = build(&files[..4], Granularity::Layer, 4);
-    let grown = first.revised(&Revision { dropped: Vec::new(), added: vec![&files[4]] }).unwrap();
+    let grown = first.clone().revised(&revision(4, Vec::new(), [&files[4]])).unwrap();
     assert!(grown.is_some(), "one more moves the mean by a tenth of the way");
     let dropped = files[..4].iter().enumerate().collect();
-    assert!(first.revised(&Revision { dropped, added: files[4..].iter().collect() }).unwrap().is_none());
+    assert!(first.revised(&revision(4, dropped, &files[4..])).unwrap().is_none());
 }
 
 #[test]
 fn a_revision_that_makes_no_sense_is_refused() {
     let files = candidates(3, 51);
     let projection = build(&files, Granularity::Layer, 4);
-    let refusal =
-        |dropped: Vec<(usize, &CheckpointFile)>| match projection.revised(&Revision { dropped, added: vec![] }) {
-            Err(Error::Input(message)) => message,
-            other => panic!("{other:?}"),
-        };
-    assert!(refusal(vec![(3, &files[0])]).contains("candidate 3"));
-    assert!(refusal(vec![(1, &files[1]), (1, &files[1])]).contains("candidate 1"));
-    assert!(refusal(vec![(0, &files[0]), (1, &files[1])]).contains("at least 2"));
+    let stays = |places: &[usize]| places.iter().copied().map(Member::Stays).collect::<Vec<_>>();
+    let refusal = |members: Vec<Member<'_>>, dropped: Vec<(usize, &CheckpointFile)>| match projection
+        .clone()
+        .revised(&Revision { members, dropped })
+    {
+        Err(Error::Input(message)) => message,
+        other => panic!("{other:?}"),
+    };
+    assert!(refusal(stays(&[0, 1, 2]), vec![(3, &files[0])]).contains("candidate 3"));
+    assert!(refusal(stays(&[0, 2]), vec![(1, &files[1]), (1, &files[1])]).contains("candidate 1"));
+    assert!(refusal(stays(&[0, 1, 1]), vec![(2, &files[1])]).contains("candidate 1"));
+    assert!(refusal(stays(&[0, 1]), vec![]).contains("candidate 2 (from 0) neither stays nor goes"));
+    assert!(refusal(stays(&[2]), vec![(0, &files[0]), (1, &files[1])]).contains("at least 2"));
+}
+
+#[test]
+fn candidates_of_a_revised_set_stand_where_the_set_has_them() {
+    let files = candidates(5, 52);
+    for bits in BITS {
+        let first = build(&files[..4], Granularity::Layer, bits);
+        let behind = first.clone().revised(&revision(4, vec![(1, &files[1])], [&files[4]])).unwrap().unwrap();
+        let order = [Member::Comes(&files[4]), Member::Stays(3), Member::Stays(0), Member::Stays(2)];
+        let mixed = Revision { members: order.to_vec(), dropped: vec![(1, &files[1])] };
+        let mixed = first.revised(&mixed).unwrap().unwrap();
+        assert_eq!(mixed.centre(), behind.centre(), "{bits} bits");
+        for (row, place) in [3, 2, 0, 1].into_iter().enumerate() {
+            for l in 0..2 {
+                let (a, b) = (mixed.norms()[row * 2 + l], behind.norms()[place * 2 + l]);
+                assert!((a / b - 1.0).abs() < 1e-6, "{bits} bits, candidate {row}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_change_tells_who_stays_and_who_goes_also_among_equal_candidates() {
+    let change = Change::between(&["a", "b", "a", "c"], &["c", "d", "a", "a", "a"]);
+    assert_eq!(change.stays, [Some(3), None, Some(0), Some(2), None]);
+    assert_eq!(change.dropped, [1]);
 }

@@ -55,7 +55,7 @@ fn projection_of(sizes: [usize; 2], n: usize, bits: u8, random: &mut Random) -> 
     }
     let norms = (1..=2 * n).map(|r| r as f64).collect();
     let kept = (1..=2 * n).map(|r| 1.0 / r as f64).collect();
-    Projection { n, bits, block_count: 2, norms, kept, lengths: None, tensors }
+    Projection { n, bits, block_count: 2, norms, kept, lengths: None, revisions: 0, tensors }
 }
 
 /// The stored deviation of a candidate in one tile, without its columns that are not there.
