@@ -1,6 +1,6 @@
 //! Every fail point, with every part of the service killed there and started again.
 
-use barycenter_api::{JobSpec, PushCheckpoint, client::ByteCounter};
+use barycenter_api::{JobSpec, ListQuery, PushCheckpoint, client::ByteCounter};
 use barycenter_faults::Point;
 
 use crate::{
@@ -72,10 +72,14 @@ impl Walk {
         walk
     }
 
-    /// Removes a job and its artifact for good, so that the next one stores its bytes anew.
+    /// Removes a job, its artifact and its projection for good, so that the next one makes and stores them anew.
     async fn remove(&self, job: barycenter_api::Job) {
-        self.world.client.delete_artifact(job.artifact_id.unwrap()).await.unwrap();
-        self.world.client.delete_job(job.job_id).await.unwrap();
+        let client = &self.world.client;
+        client.delete_artifact(job.artifact_id.unwrap()).await.unwrap();
+        client.delete_job(job.job_id).await.unwrap();
+        for projection in client.list_projections(&ListQuery::default()).await.unwrap().items {
+            client.delete_projection(&projection.projection_key).await.unwrap();
+        }
         self.audit.nothing_half_visible().await;
     }
 
