@@ -10,7 +10,7 @@ use super::graph::{Graph, Node, Operation};
 use super::groups::Group;
 use super::plan::Needs;
 use super::storage::{read, tensor};
-use super::{by_columns, direct, indirect};
+use super::{by_columns, direct, indirect, winograd};
 
 /// How a kernel moves over an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub fn conv2d(
     operands.extend(bias);
     let shape = [batch, geometry.out_height, geometry.out_width, outputs];
     let operation = Conv2d { geometry, groups: form.groups };
-    let packed = (weight.elem_count() * size_of::<f32>()) as u64;
+    let packed = (weight.elem_count() * size_of::<f32>()) as u64 + input_gradient_bytes(&geometry);
     let needs = Needs { scratch: operation.scratch_bytes(batch), packed, ..Needs::default() };
     if let Some(planned) = graph.planned(&operands, &shape, needs) {
         return planned;
@@ -116,6 +116,8 @@ impl Operation for Conv2d {
 /// The ways there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
+    /// 3x3 of stride 1 with AVX-512, sizes and channels even enough: `winograd`.
+    Winograd,
     /// 3x3 of stride 1 with AVX-512: `direct`.
     Direct,
     /// Any form with AVX2: `indirect`.
@@ -127,7 +129,9 @@ enum Way {
 impl Way {
     /// For outputs and the gradient of the kernel.
     fn of_outputs(geometry: &Geometry) -> Self {
-        if direct::usable(geometry) {
+        if winograd::usable(geometry) {
+            Self::Winograd
+        } else if direct::usable(geometry) {
             Self::Direct
         } else if indirect::usable(geometry) {
             Self::Indirect
@@ -138,7 +142,10 @@ impl Way {
 
     /// For the gradient of the inputs.
     fn of_inputs(geometry: &Geometry) -> Self {
-        if geometry.reversed().is_some_and(|reversed| direct::usable(&reversed)) {
+        let reversed = geometry.reversed();
+        if reversed.is_some_and(|reversed| winograd::usable(&reversed)) {
+            Self::Winograd
+        } else if reversed.is_some_and(|reversed| direct::usable(&reversed)) {
             Self::Direct
         } else if indirect::input_gradient_usable(geometry) {
             Self::Indirect
@@ -151,6 +158,7 @@ impl Way {
 /// The outputs of all images; `weight` is [outputs, channels, kernel, kernel].
 fn convolve(inputs: &[f32], weight: &[f32], bias: Option<&[f32]>, geometry: &Geometry) -> Vec<f32> {
     let mut result = match Way::of_outputs(geometry) {
+        Way::Winograd => winograd::convolve_images(inputs, &geometry.by_patch(weight), geometry),
         Way::Direct => direct::convolve_images(inputs, &geometry.by_patch(weight), geometry),
         Way::Indirect => return indirect::convolve(inputs, weight, bias, geometry),
         Way::Columns => by_columns::convolve(inputs, &geometry.by_patch(weight), geometry),
@@ -164,6 +172,7 @@ fn convolve(inputs: &[f32], weight: &[f32], bias: Option<&[f32]>, geometry: &Geo
 /// Gradient of the inputs of all images.
 fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<f32> {
     match (Way::of_inputs(geometry), geometry.reversed()) {
+        (Way::Winograd, Some(reversed)) => winograd::convolve_images(gradient, &geometry.turned(weight), &reversed),
         (Way::Direct, Some(reversed)) => direct::convolve_images(gradient, &geometry.turned(weight), &reversed),
         (Way::Indirect, _) => indirect::input_gradient(gradient, weight, geometry),
         _ => by_columns::input_gradient(gradient, &geometry.by_patch(weight), geometry),
@@ -173,6 +182,7 @@ fn input_gradient(gradient: &[f32], weight: &[f32], geometry: &Geometry) -> Vec<
 /// Gradient of the weight, [outputs, channels, kernel, kernel].
 fn kernel_gradient(inputs: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
     let part = match Way::of_outputs(geometry) {
+        Way::Winograd => winograd::part_of_gradient,
         Way::Direct => direct::part_of_gradient,
         Way::Indirect => return indirect::kernel_gradient(inputs, gradient, geometry),
         Way::Columns => by_columns::part_of_gradient,
@@ -180,10 +190,19 @@ fn kernel_gradient(inputs: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec
     geometry.by_output(&by_columns::kernel_gradient(inputs, gradient, geometry, part))
 }
 
-/// Bytes of the working copies of [`kernel_gradient`].
+/// Bytes of the working copies of [`input_gradient`] with one thread, besides the kernel in another order.
+fn input_gradient_bytes(geometry: &Geometry) -> u64 {
+    match (Way::of_inputs(geometry), geometry.reversed()) {
+        (Way::Winograd, Some(reversed)) => winograd::bytes(&reversed),
+        _ => 0,
+    }
+}
+
+/// Bytes of the working copies of [`kernel_gradient`] with one thread.
 fn kernel_gradient_bytes(geometry: &Geometry, batch: usize) -> u64 {
     match Way::of_outputs(geometry) {
         Way::Indirect => indirect::kernel_gradient_bytes(geometry, batch),
+        Way::Winograd => by_columns::kernel_gradient_bytes(geometry, batch) + winograd::bytes(geometry),
         Way::Direct | Way::Columns => by_columns::kernel_gradient_bytes(geometry, batch),
     }
 }
@@ -231,6 +250,43 @@ mod tests {
             let gradient = values(3 * geometry.output_length(), 0.732_051);
             let directly = direct::part_of_gradient(&inputs, &gradient, &geometry);
             assert_near(&directly, &by_columns::part_of_gradient(&inputs, &gradient, &geometry), 3 * 5 * width);
+        }
+    }
+
+    fn assert_same_direction(got: &[f32], expected: &[f32]) {
+        let length =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+        let apart = length(&mut got.iter().zip(expected).map(|(got, expected)| got - expected));
+        let expected = length(&mut expected.iter().copied());
+        assert!(apart <= 2e-6 * expected, "{apart} apart of {expected}");
+    }
+
+    /// On a processor without AVX-512 there is no such way, and nothing to compare.
+    #[test]
+    fn winograd_agrees_with_columns() {
+        // Batch, height, width, channels, outputs.
+        for [batch, height, width, channels, outputs] in [
+            [3, 6, 8, 16, 16],
+            [2, 32, 32, 16, 16],
+            [3, 2, 2, 16, 32],
+            [5, 4, 2, 32, 16],
+            [2, 2, 34, 16, 48],
+            [3, 14, 14, 48, 64],
+            [7, 8, 8, 64, 64],
+            [1, 2, 10, 128, 112],
+        ] {
+            let sizes = ([batch, height, width, channels], [outputs, channels, 3, 3]);
+            let geometry = Geometry::new(&sizes.0, &sizes.1, ConvolutionForm::new(1, 1)).unwrap();
+            if !winograd::usable(&geometry) {
+                continue;
+            }
+            let inputs = values(batch * geometry.input_length(), 0.618_034);
+            let kernel = values(geometry.patch_length() * outputs, 0.381_966);
+            let got = winograd::convolve_images(&inputs, &kernel, &geometry);
+            assert_same_direction(&got, &by_columns::convolve(&inputs, &kernel, &geometry));
+            let gradient = values(batch * geometry.output_length(), 0.732_051);
+            let got = winograd::part_of_gradient(&inputs, &gradient, &geometry);
+            assert_same_direction(&got, &by_columns::part_of_gradient(&inputs, &gradient, &geometry));
         }
     }
 

@@ -74,17 +74,13 @@ fn fill_frame(image: &[f32], geometry: &Geometry, framed: &mut [f32]) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::{
-        arch::x86_64::{
-            __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-            _mm512_storeu_ps,
-        },
+        arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps},
         mem::MaybeUninit,
     };
 
+    use super::super::registers::{LANES, load, store, write};
     use super::Geometry;
 
-    /// Floats in a register.
-    const LANES: usize = 16;
     /// Neighbouring output pixels of a tile.
     const PIXELS: usize = 8;
 
@@ -130,41 +126,6 @@ mod x86 {
                 (_, false) => add_gradient_channels::<64, 16, 1>(framed, gradient, geometry, sum),
                 (_, true) => add_gradient_channels::<64, 8, 2>(framed, gradient, geometry, sum),
             }
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn load(values: &[f32]) -> __m512 {
-        let values: &[f32; LANES] = values.first_chunk().expect("a register's worth of values");
-        #[expect(unsafe_code, reason = "a load takes a pointer")]
-        // SAFETY: the array has exactly as many floats as are read; no alignment is asked for.
-        unsafe {
-            _mm512_loadu_ps(values.as_ptr())
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn store(register: __m512, values: &mut [f32]) {
-        let values: &mut [f32; LANES] = values.first_chunk_mut().expect("room for a register's worth of values");
-        #[expect(unsafe_code, reason = "a store takes a pointer")]
-        // SAFETY: the array has exactly as many floats as are written; no alignment is asked for.
-        unsafe {
-            _mm512_storeu_ps(values.as_mut_ptr(), register);
-        }
-    }
-
-    /// As [`store`], into room that may hold nothing yet.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn write(register: __m512, room: &mut [MaybeUninit<f32>]) {
-        let room: &mut [MaybeUninit<f32>; LANES] =
-            room.first_chunk_mut().expect("room for a register's worth of values");
-        #[expect(unsafe_code, reason = "a store takes a pointer")]
-        // SAFETY: the array has room for exactly as many floats as are written; no alignment is asked for.
-        unsafe {
-            _mm512_storeu_ps(room.as_mut_ptr().cast(), register);
         }
     }
 

@@ -41,6 +41,8 @@ mod moments;
 mod patches;
 mod plan;
 mod pool;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 mod relu;
 mod rows;
 mod sequence;
@@ -52,6 +54,11 @@ mod tiles;
 mod unit_rows;
 #[cfg(target_arch = "x86_64")]
 mod walk;
+#[cfg(target_arch = "x86_64")]
+mod winograd;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "winograd_elsewhere.rs"]
+mod winograd;
 
 pub use activation::Activation;
 pub use add::add;
