@@ -2,6 +2,10 @@
 
 use super::columns::Geometry;
 
+/// Neighbours in the written or read matrix that are visited one after the other, whatever lies between them in the weight: a
+/// line of the cache is then touched once.
+const BLOCK: usize = 16;
+
 impl Geometry {
     /// Taps of the kernel.
     fn taps(&self) -> usize {
@@ -11,39 +15,48 @@ impl Geometry {
     /// `weight` [outputs, channels, kernel, kernel] as a matrix [kernel · kernel · channels, outputs].
     pub(super) fn by_patch(&self, weight: &[f32]) -> Vec<f32> {
         let mut matrix = vec![0.0; weight.len()];
-        self.each(|output, channel, tap, position| {
-            matrix[(tap * self.channels + channel) * self.outputs + output] = weight[position];
-        });
+        self.each_output(|position, patch| matrix[patch] = weight[position]);
         matrix
     }
 
     /// The inverse of [`by_patch`](Self::by_patch).
     pub(super) fn by_output(&self, matrix: &[f32]) -> Vec<f32> {
         let mut weight = vec![0.0; matrix.len()];
-        self.each(|output, channel, tap, position| {
-            weight[position] = matrix[(tap * self.channels + channel) * self.outputs + output];
-        });
+        self.each_output(|position, patch| weight[position] = matrix[patch]);
         weight
     }
 
     /// The kernel turned by half a turn with inputs and outputs exchanged: [kernel · kernel · outputs, channels].
     pub(super) fn turned(&self, weight: &[f32]) -> Vec<f32> {
         let mut matrix = vec![0.0; weight.len()];
-        self.each(|output, channel, tap, position| {
-            let turned = self.taps() - 1 - tap;
-            matrix[(turned * self.outputs + output) * self.channels + channel] = weight[position];
-        });
+        let taps = self.taps();
+        for output in 0..self.outputs {
+            for first in (0..self.channels).step_by(BLOCK) {
+                let channels = first..(first + BLOCK).min(self.channels);
+                let weight = &weight[(output * self.channels + first) * taps..];
+                for tap in 0..taps {
+                    let row = ((taps - 1 - tap) * self.outputs + output) * self.channels;
+                    let values = weight[tap..].iter().step_by(taps);
+                    for (target, value) in matrix[row..][channels.clone()].iter_mut().zip(values) {
+                        *target = *value;
+                    }
+                }
+            }
+        }
         matrix
     }
 
-    /// Visits output, channel and tap of every element of a weight [outputs, channels, kernel, kernel], and its position.
-    fn each(&self, mut visit: impl FnMut(usize, usize, usize, usize)) {
-        let mut position = 0;
-        for output in 0..self.outputs {
+    /// Visits the positions of every element in a weight [outputs, channels, kernel, kernel] and in its matrix
+    /// [kernel · kernel · channels, outputs].
+    fn each_output(&self, mut visit: impl FnMut(usize, usize)) {
+        let taps = self.taps();
+        for first in (0..self.outputs).step_by(BLOCK) {
             for channel in 0..self.channels {
-                for tap in 0..self.taps() {
-                    visit(output, channel, tap, position);
-                    position += 1;
+                for tap in 0..taps {
+                    for output in first..(first + BLOCK).min(self.outputs) {
+                        let patch = (tap * self.channels + channel) * self.outputs + output;
+                        visit((output * self.channels + channel) * taps + tap, patch);
+                    }
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Registers of AVX-512, and the memory they are loaded from and stored to.
 
 use std::{
-    arch::x86_64::{__m512, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps},
+    arch::x86_64::{__m512, _mm512_loadu_ps, _mm512_storeu_ps},
     mem::MaybeUninit,
 };
 
@@ -49,15 +49,4 @@ pub(super) fn write(register: __m512, room: &mut [MaybeUninit<f32>]) {
     unsafe {
         _mm512_storeu_ps(room.as_mut_ptr().cast(), register);
     }
-}
-
-/// `R` registers from as many lines.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn load_lines<const R: usize>(lines: [&Line; R]) -> [__m512; R] {
-    let mut registers = [_mm512_setzero_ps(); R];
-    for (register, line) in registers.iter_mut().zip(lines) {
-        *register = load(&line.0);
-    }
-    registers
 }

@@ -28,7 +28,7 @@ use rayon::prelude::*;
 use super::columns::Geometry;
 use super::registers::LANES;
 use crate::memory::written;
-use planes::{PLANES, Planes};
+use planes::{Kernel, PLANES, Tile, Tiles};
 use products::TOGETHER;
 
 /// Tiles a block has, as far as whole rows of tiles allow.
@@ -50,12 +50,18 @@ pub(super) fn usable(geometry: &Geometry) -> bool {
 /// The outputs of all images; `kernel` is [3 · 3 · channels, outputs].
 pub(super) fn convolve_images(inputs: &[f32], kernel: &[f32], geometry: &Geometry) -> Vec<f32> {
     assert!(usable(geometry), "asked only after `usable`");
-    let kernel = kernel_planes(kernel, geometry);
+    let mut transformed = Kernel::new(geometry.channels, geometry.outputs);
+    #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
+    // SAFETY: `usable` found AVX-512 on this processor.
+    unsafe {
+        transforms::transform_kernel(kernel, &mut transformed);
+    }
+    let kernel = transformed;
     let blocks = Blocks::new(geometry, TILES_A_BLOCK);
     let convolve_all = |result: &mut [MaybeUninit<f32>]| {
         let results = result.par_chunks_mut(blocks.rows * blocks.output_row()).enumerate();
         results.for_each_init(
-            || (blocks.planes(geometry.channels), blocks.planes(geometry.outputs)),
+            || (blocks.room(geometry.channels), blocks.room(geometry.outputs)),
             |(transformed, products), (block, result)| {
                 let tiles = blocks.transform_inputs(inputs, block * blocks.rows, result.len(), transformed);
                 #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
@@ -79,8 +85,8 @@ pub(super) fn convolve_images(inputs: &[f32], kernel: &[f32], geometry: &Geometr
 pub(super) fn part_of_gradient(inputs: &[f32], gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
     assert!(usable(geometry), "asked only after `usable`");
     let blocks = Blocks::new(geometry, TILES_A_GRADIENT_BLOCK);
-    let (mut of_inputs, mut of_outputs) = (blocks.planes(geometry.channels), blocks.planes(geometry.outputs));
-    let mut sums = Planes::new(geometry.outputs, geometry.channels);
+    let (mut of_inputs, mut of_outputs) = (blocks.room(geometry.channels), blocks.room(geometry.outputs));
+    let mut sums = Kernel::new(geometry.channels, geometry.outputs);
     for (block, gradient) in gradient.chunks(blocks.rows * blocks.output_row()).enumerate() {
         let tiles = blocks.transform_inputs(inputs, block * blocks.rows, gradient.len(), &mut of_inputs);
         blocks.transform_gradient(gradient, &mut of_outputs);
@@ -90,14 +96,21 @@ pub(super) fn part_of_gradient(inputs: &[f32], gradient: &[f32], geometry: &Geom
             products::add_outer_products(&of_inputs, &of_outputs, tiles, &mut sums);
         }
     }
-    kernel_of_planes(&sums, geometry)
+    let mut kernel = vec![0.0; geometry.patch_length() * geometry.outputs];
+    #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
+    // SAFETY: `usable` found AVX-512 on this processor.
+    unsafe {
+        transforms::write_kernel(&sums, &mut kernel);
+    }
+    kernel
 }
 
-/// Bytes of a kernel's planes and of those that a thread works on, at most.
+/// Bytes of a transformed kernel and of the tiles that a thread works on, at most.
 pub(super) fn bytes(geometry: &Geometry) -> u64 {
     let Geometry { channels, outputs, .. } = *geometry;
     let tiles = Blocks::new(geometry, TILES_A_GRADIENT_BLOCK).tiles;
-    (PLANES * (channels * outputs + tiles * (channels + outputs)) * size_of::<f32>()) as u64
+    let tiles = tiles * (channels + outputs) / LANES * size_of::<Tile>();
+    (tiles + PLANES * channels * outputs * size_of::<f32>()) as u64
 }
 
 /// How rows of tiles are shared out, by sizes alone. Images lie one after the other, so rows of tiles are counted
@@ -120,8 +133,8 @@ impl<'a> Blocks<'a> {
         Self { geometry, rows, tiles: (rows * row).next_multiple_of(TOGETHER), outside }
     }
 
-    fn planes(&self, channels: usize) -> Planes {
-        Planes::new(channels, self.tiles)
+    fn room(&self, channels: usize) -> Tiles {
+        Tiles::new(channels, self.tiles)
     }
 
     /// Elements of the outputs of a row of tiles.
@@ -131,15 +144,16 @@ impl<'a> Blocks<'a> {
 
     /// Transforms the inputs of the rows of tiles from `first` on that have `outputs` elements of outputs; returns the number of
     /// tiles.
-    fn transform_inputs(&self, inputs: &[f32], first: usize, outputs: usize, planes: &mut Planes) -> usize {
-        let tiles = self.geometry.width / 2;
-        let rows = outputs / self.output_row();
+    fn transform_inputs(&self, inputs: &[f32], first: usize, outputs: usize, transformed: &mut Tiles) -> usize {
+        let Geometry { width, channels, .. } = *self.geometry;
+        let (rows, tiles) = (outputs / self.output_row(), width / 2);
+        let ahead = self.rows * 2 * width * channels;
         for row in 0..rows {
             let input_rows = self.input_rows(inputs, first + row);
             #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
             // SAFETY: `usable` found AVX-512 on this processor.
             unsafe {
-                transforms::transform_inputs(input_rows, self.geometry.channels, planes, row * tiles);
+                transforms::transform_inputs(input_rows, channels, ahead, transformed, row * tiles);
             }
         }
         rows * tiles
@@ -156,19 +170,20 @@ impl<'a> Blocks<'a> {
         })
     }
 
-    fn transform_gradient(&self, gradient: &[f32], planes: &mut Planes) {
+    fn transform_gradient(&self, gradient: &[f32], transformed: &mut Tiles) {
+        let ahead = self.rows * self.output_row();
         for (row, gradient) in gradient.chunks_exact(self.output_row()).enumerate() {
             let (upper, lower) = gradient.split_at(gradient.len() / 2);
             let tile = row * self.geometry.width / 2;
             #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
             // SAFETY: `usable` found AVX-512 on this processor.
             unsafe {
-                transforms::transform_gradient([upper, lower], self.geometry.outputs, planes, tile);
+                transforms::transform_gradient([upper, lower], self.geometry.outputs, ahead, transformed, tile);
             }
         }
     }
 
-    fn write_outputs(&self, products: &Planes, result: &mut [MaybeUninit<f32>]) {
+    fn write_outputs(&self, products: &Tiles, result: &mut [MaybeUninit<f32>]) {
         for (row, result) in result.chunks_exact_mut(self.output_row()).enumerate() {
             let (upper, lower) = result.split_at_mut(result.len() / 2);
             let tile = row * self.geometry.width / 2;
@@ -179,42 +194,4 @@ impl<'a> Blocks<'a> {
             }
         }
     }
-}
-
-/// The transformed kernel: planes of outputs, with a line for each channel in place of a tile.
-fn kernel_planes(kernel: &[f32], geometry: &Geometry) -> Planes {
-    let Geometry { channels, outputs, .. } = *geometry;
-    let mut planes = Planes::new(outputs, channels);
-    for channel in 0..channels {
-        for output in (0..outputs).step_by(LANES) {
-            let kernel = &kernel[channel * outputs + output..];
-            #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
-            // SAFETY: `usable` found AVX-512 on this processor.
-            unsafe {
-                transforms::transform_kernel(
-                    kernel,
-                    channels * outputs,
-                    &mut planes.across_mut(output / LANES, channel),
-                );
-            }
-        }
-    }
-    planes
-}
-
-/// A kernel gradient [3 · 3 · channels, outputs] from the sums of its planes.
-fn kernel_of_planes(sums: &Planes, geometry: &Geometry) -> Vec<f32> {
-    let Geometry { channels, outputs, .. } = *geometry;
-    let mut kernel = vec![0.0; geometry.patch_length() * outputs];
-    for channel in 0..channels {
-        for output in (0..outputs).step_by(LANES) {
-            let kernel = &mut kernel[channel * outputs + output..];
-            #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
-            // SAFETY: `usable` found AVX-512 on this processor.
-            unsafe {
-                transforms::write_kernel(&sums.across(output / LANES, channel), channels * outputs, kernel);
-            }
-        }
-    }
-    kernel
 }

@@ -1,81 +1,74 @@
-//! The 16 products of every tile, kept apart.
+//! Where transformed numbers lie: tiles as they are written and read, kernels as they are multiplied.
 
 use super::super::registers::{LANES, Line};
 
 /// Products of a tile: it is 4 pixels wide and high once transformed.
 pub(super) const PLANES: usize = 16;
 
-/// [16, channels / 16, tiles] lines of 16 channels: what is read or written together lies together.
+/// 16 channels of a transformed tile, row by row. Tiles would share a few lines of the cache if they were a power of two
+/// apart, hence one more.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Tile {
+    pub(super) planes: [Line; PLANES],
+    apart: Line,
+}
+
+/// [channels / 16, tiles] tiles of 16 channels.
 #[derive(Debug)]
-pub(super) struct Planes {
+pub(super) struct Tiles {
+    tiles: Vec<Tile>,
+    /// Tiles there is room for in a group of channels.
+    pub(super) room: usize,
+}
+
+impl Tiles {
+    pub(super) fn new(channels: usize, room: usize) -> Self {
+        let zero = Tile { planes: [Line::ZERO; PLANES], apart: Line::ZERO };
+        Self { tiles: vec![zero; channels / LANES * room], room }
+    }
+
+    /// The tiles of a group of channels.
+    pub(super) fn group(&self, group: usize) -> &[Tile] {
+        &self.tiles[group * self.room..][..self.room]
+    }
+
+    /// As [`group`](Self::group), to be written.
+    pub(super) fn group_mut(&mut self, group: usize) -> &mut [Tile] {
+        &mut self.tiles[group * self.room..][..self.room]
+    }
+}
+
+/// [16, outputs / 16, channels] lines of 16 outputs: the transformed kernel or its gradient.
+#[derive(Debug)]
+pub(super) struct Kernel {
     lines: Vec<Line>,
-    /// Groups of 16 channels.
-    groups: usize,
-    /// Tiles there is room for.
-    tiles: usize,
-    /// Lines from one plane to the next; odd, since planes at distances of a power of two would share a few lines of the cache.
+    pub(super) channels: usize,
+    /// Groups of 16 outputs.
+    pub(super) groups: usize,
+    /// Lines from one plane to the next: odd, for the reason that sets [`Tile`]s apart.
     stride: usize,
 }
 
-impl Planes {
-    pub(super) fn new(channels: usize, tiles: usize) -> Self {
-        let groups = channels / LANES;
-        let stride = (groups * tiles) | 1;
-        Self { lines: vec![Line::ZERO; PLANES * stride], groups, tiles, stride }
+impl Kernel {
+    pub(super) fn new(channels: usize, outputs: usize) -> Self {
+        let groups = outputs / LANES;
+        let stride = (groups * channels) | 1;
+        Self { lines: vec![Line::ZERO; PLANES * stride], channels, groups, stride }
     }
 
-    /// The lines of one plane: groups of 16 channels of [`tiles`](Self::tiles) tiles each.
-    pub(super) fn plane(&self, plane: usize) -> &[Line] {
-        &self.lines[plane * self.stride..][..self.groups * self.tiles]
+    /// The lines of all channels in one plane and group.
+    pub(super) fn group(&self, plane: usize, group: usize) -> &[Line] {
+        &self.lines[plane * self.stride + group * self.channels..][..self.channels]
     }
 
-    pub(super) fn plane_mut(&mut self, plane: usize) -> &mut [Line] {
-        &mut self.lines[plane * self.stride..][..self.groups * self.tiles]
+    /// As [`group`](Self::group), to be written.
+    pub(super) fn group_mut(&mut self, plane: usize, group: usize) -> &mut [Line] {
+        &mut self.lines[plane * self.stride + group * self.channels..][..self.channels]
     }
 
-    /// Groups of 16 channels.
-    pub(super) fn groups(&self) -> usize {
-        self.groups
-    }
-
-    /// Tiles there is room for.
-    pub(super) fn tiles(&self) -> usize {
-        self.tiles
-    }
-
-    /// The lines of the same channels and tile in all planes.
-    pub(super) fn across(&self, group: usize, tile: usize) -> Across<'_> {
-        Across { lines: &self.lines[group * self.tiles + tile..], stride: self.stride }
-    }
-
-    /// As [`across`](Self::across), to be written.
-    pub(super) fn across_mut(&mut self, group: usize, tile: usize) -> AcrossMut<'_> {
-        AcrossMut { lines: &mut self.lines[group * self.tiles + tile..], stride: self.stride }
-    }
-}
-
-/// See [`Planes::across`].
-pub(super) struct Across<'a> {
-    lines: &'a [Line],
-    stride: usize,
-}
-
-impl Across<'_> {
-    #[inline]
-    pub(super) fn at(&self, row: usize, column: usize) -> &[f32; LANES] {
-        &self.lines[(4 * row + column) * self.stride].0
-    }
-}
-
-/// See [`Planes::across_mut`].
-pub(super) struct AcrossMut<'a> {
-    lines: &'a mut [Line],
-    stride: usize,
-}
-
-impl AcrossMut<'_> {
-    #[inline]
-    pub(super) fn at(&mut self, row: usize, column: usize) -> &mut [f32; LANES] {
-        &mut self.lines[(4 * row + column) * self.stride].0
+    /// The 16 lines of a channel and group.
+    pub(super) fn across(&self, channel: usize, group: usize) -> [Line; PLANES] {
+        std::array::from_fn(|plane| self.group(plane, group)[channel])
     }
 }

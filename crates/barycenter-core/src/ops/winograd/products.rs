@@ -2,123 +2,133 @@
 
 use std::arch::x86_64::{_mm512_add_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
 
-use super::super::registers::{LANES, Line, load, load_lines, store};
-use super::planes::{PLANES, Planes};
+use super::super::registers::{LANES, Line, load, store};
+use super::planes::{Kernel, PLANES, Tile, Tiles};
 
-/// Tiles that are multiplied together: planes have room for a multiple of it.
+/// Tiles that are multiplied together: there must be room for a multiple of it.
 pub(super) const TOGETHER: usize = 8;
 
-/// `result = inputs · kernel` in every plane, for at least `tiles` tiles; `kernel` has a line for each channel of `inputs`.
+/// `result = inputs · kernel` in every plane, for at least the first `tiles` tiles.
 #[target_feature(enable = "avx512f")]
-pub(super) fn multiply(inputs: &Planes, kernel: &Planes, tiles: usize, result: &mut Planes) {
-    let room = inputs.tiles();
-    let groups = result.groups();
+pub(super) fn multiply(inputs: &Tiles, kernel: &Kernel, tiles: usize, result: &mut Tiles) {
     for plane in 0..PLANES {
-        let (inputs, kernel, result) = (inputs.plane(plane), kernel.plane(plane), result.plane_mut(plane));
-        let channels = kernel.len() / groups;
-        for group in (0..groups).step_by(2) {
-            let kernel = &kernel[group * channels..];
-            let result = &mut result[group * room..];
-            if group + 1 < groups {
-                let [first, second] = [&kernel[..channels], &kernel[channels..][..channels]];
+        for group in (0..kernel.groups).step_by(2) {
+            if group + 1 < kernel.groups {
+                let weights = [kernel.group(plane, group), kernel.group(plane, group + 1)];
                 for tile in (0..tiles).step_by(TOGETHER) {
-                    multiply_tile::<TOGETHER, 2>(&inputs[tile..], room, [first, second], &mut result[tile..]);
+                    multiply_tiles::<TOGETHER, 2>(inputs, weights, (plane, tile, group), result);
                 }
-                continue;
-            }
-            let mut tile = 0;
-            while tile + TOGETHER < tiles {
-                multiply_tile::<{ 2 * TOGETHER }, 1>(&inputs[tile..], room, [&kernel[..channels]], &mut result[tile..]);
-                tile += 2 * TOGETHER;
-            }
-            if tile < tiles {
-                multiply_tile::<TOGETHER, 1>(&inputs[tile..], room, [&kernel[..channels]], &mut result[tile..]);
+            } else {
+                multiply_group(inputs, kernel.group(plane, group), tiles, (plane, group), result);
             }
         }
     }
 }
 
-/// `P` tiles by `R` registers of outputs; `room` is the distance of groups of channels.
+/// A single group: twice as many tiles at a time, so that there are as many sums.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn multiply_tile<const P: usize, const R: usize>(
-    inputs: &[Line],
-    room: usize,
-    kernel: [&[Line]; R],
-    result: &mut [Line],
+fn multiply_group(inputs: &Tiles, weights: &[Line], tiles: usize, (plane, group): (usize, usize), result: &mut Tiles) {
+    for tile in (0..tiles).step_by(2 * TOGETHER) {
+        if tile + TOGETHER < tiles {
+            multiply_tiles::<{ 2 * TOGETHER }, 1>(inputs, [weights], (plane, tile, group), result);
+        } else {
+            multiply_tiles::<TOGETHER, 1>(inputs, [weights], (plane, tile, group), result);
+        }
+    }
+}
+
+/// `P` tiles by `R` groups of outputs; `first` are the plane and the first of both.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn multiply_tiles<const P: usize, const R: usize>(
+    inputs: &Tiles,
+    weights: [&[Line]; R],
+    first: (usize, usize, usize),
+    result: &mut Tiles,
 ) {
+    let (plane, tile, group) = first;
     let mut sums = [[_mm512_setzero_ps(); R]; P];
-    for group in 0..kernel[0].len() / LANES {
-        let inputs: &[Line; P] =
-            inputs[group * room..].first_chunk().expect("planes have room for whole groups of tiles");
-        let weights =
-            kernel.map(|lines| lines[group * LANES..].first_chunk::<LANES>().expect("channels are whole registers"));
+    for channels in 0..weights[0].len() / LANES {
+        let inputs: &[Tile; P] = inputs.group(channels)[tile..].first_chunk().expect("room for tiles taken together");
+        let weights = registers_of(weights, channels);
         for channel in 0..LANES {
-            let weights = load_lines(weights.map(|lines| &lines[channel]));
+            let mut registers = [_mm512_setzero_ps(); R];
+            for (register, lines) in registers.iter_mut().zip(weights) {
+                *register = load(&lines[channel].0);
+            }
             for (sums, input) in sums.iter_mut().zip(inputs) {
-                let value = _mm512_set1_ps(input.0[channel]);
-                for (sum, weights) in sums.iter_mut().zip(weights) {
+                let value = _mm512_set1_ps(input.planes[plane].0[channel]);
+                for (sum, weights) in sums.iter_mut().zip(registers) {
                     *sum = _mm512_fmadd_ps(value, weights, *sum);
                 }
             }
         }
     }
-    for (tile, sums) in sums.into_iter().enumerate() {
-        for (group, sum) in sums.into_iter().enumerate() {
-            store(sum, &mut result[group * room + tile].0);
+    for index in 0..R {
+        let results: &mut [Tile; P] =
+            result.group_mut(group + index)[tile..].first_chunk_mut().expect("room for tiles taken together");
+        for (result, sums) in results.iter_mut().zip(sums) {
+            store(sums[index], &mut result.planes[plane].0);
         }
     }
 }
 
-/// `sums += inputsᵀ · gradient` in every plane, over `tiles` tiles; `sums` has a line for each channel of `inputs`.
+/// The lines of 16 channels in each group. Not `map` with a closure inside the kernels: a closure there is compiled for
+/// AVX-512 and could not be inlined into it.
+#[inline]
+fn registers_of<const R: usize>(weights: [&[Line]; R], channels: usize) -> [&[Line; LANES]; R] {
+    weights.map(|lines| lines[channels * LANES..].first_chunk().expect("channels are whole registers"))
+}
+
+/// `sums += inputsᵀ · gradient` in every plane, over the first `tiles` tiles.
 #[target_feature(enable = "avx512f")]
-pub(super) fn add_outer_products(inputs: &Planes, gradient: &Planes, tiles: usize, sums: &mut Planes) {
-    let (room, groups) = (inputs.tiles(), gradient.groups());
+pub(super) fn add_outer_products(inputs: &Tiles, gradient: &Tiles, tiles: usize, sums: &mut Kernel) {
     for plane in 0..PLANES {
-        let (inputs, gradient, sums) = (inputs.plane(plane), gradient.plane(plane), sums.plane_mut(plane));
-        let channels = sums.len() / groups;
-        for channel in (0..channels).step_by(LANES) {
-            let inputs = &inputs[channel / LANES * room..][..tiles];
-            for group in (0..groups).step_by(2) {
-                let sums = &mut sums[group * channels + channel..];
-                let first = &gradient[group * room..][..tiles];
-                if group + 1 < groups {
-                    let second = &gradient[(group + 1) * room..][..tiles];
-                    add_tile::<8, 2>(inputs, [first, second], 0, channels, sums);
-                    add_tile::<8, 2>(inputs, [first, second], 8, channels, sums);
+        for channel in (0..sums.channels).step_by(LANES) {
+            let inputs = &inputs.group(channel / LANES)[..tiles];
+            for group in (0..sums.groups).step_by(2) {
+                let first = &gradient.group(group)[..tiles];
+                if group + 1 < sums.groups {
+                    let gradient = [first, &gradient.group(group + 1)[..tiles]];
+                    add_channels::<0, 8, 2>(inputs, gradient, (plane, channel, group), sums);
+                    add_channels::<8, 8, 2>(inputs, gradient, (plane, channel, group), sums);
                 } else {
-                    add_tile::<16, 1>(inputs, [first], 0, channels, sums);
+                    add_channels::<0, 16, 1>(inputs, [first], (plane, channel, group), sums);
                 }
             }
         }
     }
 }
 
-/// `B` channels from `first` on by `R` registers of outputs; `channels` is the distance of groups of outputs.
+/// `B` channels, `F` behind the first of a register, by `R` groups of outputs; `first` are the plane and the first of both.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_tile<const B: usize, const R: usize>(
-    inputs: &[Line],
-    gradient: [&[Line]; R],
-    first: usize,
-    channels: usize,
-    sums: &mut [Line],
+fn add_channels<const F: usize, const B: usize, const R: usize>(
+    inputs: &[Tile],
+    gradient: [&[Tile]; R],
+    first: (usize, usize, usize),
+    sums: &mut Kernel,
 ) {
+    let (plane, channel, group) = first;
     let mut added = [[_mm512_setzero_ps(); R]; B];
     for (tile, input) in inputs.iter().enumerate() {
-        let gradient = load_lines(gradient.map(|lines| &lines[tile]));
-        let values: &[f32; B] = input.0[first..].first_chunk().expect("blocks divide a register");
+        let mut registers = [_mm512_setzero_ps(); R];
+        for (register, tiles) in registers.iter_mut().zip(gradient) {
+            *register = load(&tiles[tile].planes[plane].0);
+        }
+        let values: &[f32; B] = input.planes[plane].0[F..].first_chunk().expect("blocks divide a register");
         for (added, value) in added.iter_mut().zip(values) {
             let value = _mm512_set1_ps(*value);
-            for (sum, gradient) in added.iter_mut().zip(gradient) {
+            for (sum, gradient) in added.iter_mut().zip(registers) {
                 *sum = _mm512_fmadd_ps(value, gradient, *sum);
             }
         }
     }
-    for (channel, added) in added.into_iter().enumerate() {
-        for (group, added) in added.into_iter().enumerate() {
-            let target = &mut sums[group * channels + first + channel].0;
-            store(_mm512_add_ps(load(target), added), target);
+    for index in 0..R {
+        let sums = &mut sums.group_mut(plane, group + index)[channel + F..][..B];
+        for (sum, added) in sums.iter_mut().zip(added) {
+            store(_mm512_add_ps(load(&sum.0), added[index]), &mut sum.0);
         }
     }
 }

@@ -6,8 +6,9 @@ use std::{
     mem::MaybeUninit,
 };
 
-use super::super::registers::{LANES, load, store, write};
-use super::planes::{Across, AcrossMut, Planes};
+use super::super::registers::{LANES, Line, load, store, write};
+use super::planes::{Kernel, PLANES, Tile, Tiles};
+use crate::memory::prefetch;
 
 /// `Bᵀ d` of one axis.
 #[inline]
@@ -52,28 +53,36 @@ fn to_kernel(u: [__m512; 4]) -> [__m512; 3] {
 /// One column of four rows.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn column(rows: [&[f32]; 4], position: usize) -> [__m512; 4] {
+fn input_column(rows: [&[[f32; LANES]]; 4], position: usize) -> [__m512; 4] {
     let [a, b, c, d] = rows;
-    of_inputs([load(&a[position..]), load(&b[position..]), load(&c[position..]), load(&d[position..])])
+    of_inputs([load(&a[position]), load(&b[position]), load(&c[position]), load(&d[position])])
 }
 
 /// Transforms the tiles of a row: those that start at every other pixel of four rows of inputs, one pixel before them. The
-/// first becomes number `tile` of the planes.
+/// first becomes number `tile`. What lies `ahead` elements behind the two middle rows is asked for: reading rows as they come
+/// would wait for memory at each.
 #[target_feature(enable = "avx512f")]
-pub(super) fn transform_inputs(rows: [&[f32]; 4], channels: usize, planes: &mut Planes, tile: usize) {
+pub(super) fn transform_inputs(rows: [&[f32]; 4], channels: usize, ahead: usize, tiles: &mut Tiles, tile: usize) {
+    let rows = rows.map(|row| row.as_chunks().0);
+    let groups = channels / LANES;
+    let pixels = rows[0].len() / groups;
     let zeros = [_mm512_setzero_ps(); 4];
-    let row = rows[0].len();
-    for channel in (0..channels).step_by(LANES) {
-        let (mut first, mut second) = (zeros, column(rows, channel));
-        for (index, position) in (channel + channels..row).step_by(2 * channels).enumerate() {
-            let third = column(rows, position);
-            let last = position + channels >= row;
-            let fourth = if last { zeros } else { column(rows, position + channels) };
-            let mut target = planes.across_mut(channel / LANES, tile + index);
+    for group in 0..groups {
+        let targets = &mut tiles.group_mut(group)[tile..][..pixels / 2];
+        let (mut first, mut second) = (zeros, input_column(rows, group));
+        for (index, target) in targets.iter_mut().enumerate() {
+            let pixel = 2 * index + 1;
+            for row in [rows[1], rows[2]] {
+                let next = row.as_ptr().wrapping_add((pixel - 1) * groups + group).wrapping_add(ahead / LANES);
+                prefetch(next);
+                prefetch(next.wrapping_add(groups));
+            }
+            let third = input_column(rows, pixel * groups + group);
+            let fourth = if pixel + 1 < pixels { input_column(rows, (pixel + 1) * groups + group) } else { zeros };
             for row in 0..4 {
                 let transformed = of_inputs([first[row], second[row], third[row], fourth[row]]);
                 for (column, value) in transformed.into_iter().enumerate() {
-                    store(value, target.at(row, column));
+                    store(value, &mut target.planes[4 * row + column].0);
                 }
             }
             (first, second) = (third, fourth);
@@ -81,85 +90,99 @@ pub(super) fn transform_inputs(rows: [&[f32]; 4], channels: usize, planes: &mut 
     }
 }
 
-/// Transforms the tiles of two rows of gradients, which do not overlap.
+/// Transforms the tiles of two rows of gradients, which do not overlap; `ahead` as for [`transform_inputs`].
 #[target_feature(enable = "avx512f")]
-pub(super) fn transform_gradient(rows: [&[f32]; 2], outputs: usize, planes: &mut Planes, tile: usize) {
-    let [upper, lower] = rows;
-    for output in (0..outputs).step_by(LANES) {
-        for (index, position) in (output..upper.len()).step_by(2 * outputs).enumerate() {
-            let next = position + outputs;
-            let left = of_gradient([load(&upper[position..]), load(&lower[position..])]);
-            let right = of_gradient([load(&upper[next..]), load(&lower[next..])]);
-            let mut target = planes.across_mut(output / LANES, tile + index);
+pub(super) fn transform_gradient(rows: [&[f32]; 2], outputs: usize, ahead: usize, tiles: &mut Tiles, tile: usize) {
+    let [upper, lower] = rows.map(|row| row.as_chunks::<LANES>().0);
+    let groups = outputs / LANES;
+    for group in 0..groups {
+        let targets = &mut tiles.group_mut(group)[tile..];
+        let pixels = upper.chunks_exact(2 * groups).zip(lower.chunks_exact(2 * groups));
+        for (target, (upper, lower)) in targets.iter_mut().zip(pixels) {
+            for pixel in [&upper[group], &upper[groups + group], &lower[group], &lower[groups + group]] {
+                prefetch(pixel.as_ptr().wrapping_add(ahead));
+            }
+            let left = of_gradient([load(&upper[group]), load(&lower[group])]);
+            let right = of_gradient([load(&upper[groups + group]), load(&lower[groups + group])]);
             for row in 0..4 {
                 for (column, value) in of_gradient([left[row], right[row]]).into_iter().enumerate() {
-                    store(value, target.at(row, column));
+                    store(value, &mut target.planes[4 * row + column].0);
                 }
             }
         }
     }
 }
 
-/// One column of a tile of products.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn products(tile: &Across<'_>, column: usize) -> [__m512; 2] {
-    to_outputs([load(tile.at(0, column)), load(tile.at(1, column)), load(tile.at(2, column)), load(tile.at(3, column))])
-}
-
 /// Writes every element of two rows of outputs, from the products of their tiles.
 #[target_feature(enable = "avx512f")]
-pub(super) fn write_outputs(planes: &Planes, tile: usize, outputs: usize, rows: [&mut [MaybeUninit<f32>]; 2]) {
-    let [upper, lower] = rows;
-    for output in (0..outputs).step_by(LANES) {
-        for (index, position) in (output..upper.len()).step_by(2 * outputs).enumerate() {
-            let tile = planes.across(output / LANES, tile + index);
-            let [a, b, c, d] = [products(&tile, 0), products(&tile, 1), products(&tile, 2), products(&tile, 3)];
-            let next = position + outputs;
+pub(super) fn write_outputs(products: &Tiles, tile: usize, outputs: usize, rows: [&mut [MaybeUninit<f32>]; 2]) {
+    let [upper, lower] = rows.map(|row| row.as_chunks_mut::<LANES>().0);
+    let groups = outputs / LANES;
+    for group in 0..groups {
+        let pixels = upper.chunks_exact_mut(2 * groups).zip(lower.chunks_exact_mut(2 * groups));
+        for (Tile { planes, .. }, (upper, lower)) in products.group(group)[tile..].iter().zip(pixels) {
+            let mut columns = [[_mm512_setzero_ps(); 2]; 4];
+            for (index, column) in columns.iter_mut().enumerate() {
+                *column = to_outputs(load_column(planes, index));
+            }
+            let [a, b, c, d] = columns;
             let [left, right] = to_outputs([a[0], b[0], c[0], d[0]]);
-            write(left, &mut upper[position..]);
-            write(right, &mut upper[next..]);
+            write(left, &mut upper[group]);
+            write(right, &mut upper[groups + group]);
             let [left, right] = to_outputs([a[1], b[1], c[1], d[1]]);
-            write(left, &mut lower[position..]);
-            write(right, &mut lower[next..]);
+            write(left, &mut lower[group]);
+            write(right, &mut lower[groups + group]);
         }
     }
 }
 
-/// `G g Gᵀ` of 16 outputs; `kernel` starts at them and has its taps `stride` apart.
+/// A column of a tile.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn transform_kernel(kernel: &[f32], stride: usize, target: &mut AcrossMut<'_>) {
-    let tap = |tap: usize| &kernel[tap * stride..];
-    let mut columns = [[_mm512_setzero_ps(); 4]; 3];
-    for (index, column) in columns.iter_mut().enumerate() {
-        *column = of_kernel([load(tap(index)), load(tap(3 + index)), load(tap(6 + index))]);
-    }
-    for row in 0..4 {
-        let transformed = of_kernel([columns[0][row], columns[1][row], columns[2][row]]);
-        for (column, value) in transformed.into_iter().enumerate() {
-            store(value, target.at(row, column));
+fn load_column(planes: &[Line; PLANES], column: usize) -> [__m512; 4] {
+    [load(&planes[column].0), load(&planes[4 + column].0), load(&planes[8 + column].0), load(&planes[12 + column].0)]
+}
+
+/// `G g Gᵀ` of a kernel [3 · 3 · channels, outputs].
+#[target_feature(enable = "avx512f")]
+pub(super) fn transform_kernel(kernel: &[f32], transformed: &mut Kernel) {
+    let (channels, groups) = (transformed.channels, transformed.groups);
+    let (kernel, _) = kernel.as_chunks::<LANES>();
+    for channel in 0..channels {
+        for group in 0..groups {
+            let tap = |row: usize, column: usize| &kernel[((3 * row + column) * channels + channel) * groups + group];
+            let mut columns = [[_mm512_setzero_ps(); 4]; 3];
+            for (index, column) in columns.iter_mut().enumerate() {
+                *column = of_kernel([load(tap(0, index)), load(tap(1, index)), load(tap(2, index))]);
+            }
+            for row in 0..4 {
+                let values = of_kernel([columns[0][row], columns[1][row], columns[2][row]]);
+                for (column, value) in values.into_iter().enumerate() {
+                    store(value, &mut transformed.group_mut(4 * row + column, group)[channel].0);
+                }
+            }
         }
     }
 }
 
-/// `Gᵀ u G` of 16 outputs, into the layout of [`transform_kernel`]'s kernel.
-#[inline]
+/// `Gᵀ u G`: the gradient of a kernel, [3 · 3 · channels, outputs], from that of the transformed one.
 #[target_feature(enable = "avx512f")]
-pub(super) fn write_kernel(sums: &Across<'_>, stride: usize, kernel: &mut [f32]) {
-    let mut columns = [[_mm512_setzero_ps(); 3]; 4];
-    for (index, column) in columns.iter_mut().enumerate() {
-        *column = to_kernel([
-            load(sums.at(0, index)),
-            load(sums.at(1, index)),
-            load(sums.at(2, index)),
-            load(sums.at(3, index)),
-        ]);
-    }
-    for row in 0..3 {
-        let taps = to_kernel([columns[0][row], columns[1][row], columns[2][row], columns[3][row]]);
-        for (column, value) in taps.into_iter().enumerate() {
-            store(value, &mut kernel[(3 * row + column) * stride..]);
+pub(super) fn write_kernel(transformed: &Kernel, kernel: &mut [f32]) {
+    let (channels, groups) = (transformed.channels, transformed.groups);
+    let (kernel, _) = kernel.as_chunks_mut::<LANES>();
+    for channel in 0..channels {
+        for group in 0..groups {
+            let planes = transformed.across(channel, group);
+            let mut columns = [[_mm512_setzero_ps(); 3]; 4];
+            for (index, column) in columns.iter_mut().enumerate() {
+                *column = to_kernel(load_column(&planes, index));
+            }
+            for row in 0..3 {
+                let taps = to_kernel([columns[0][row], columns[1][row], columns[2][row], columns[3][row]]);
+                for (column, value) in taps.into_iter().enumerate() {
+                    store(value, &mut kernel[((3 * row + column) * channels + channel) * groups + group]);
+                }
+            }
         }
     }
 }
