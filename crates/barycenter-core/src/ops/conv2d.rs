@@ -202,8 +202,8 @@ fn input_gradient_bytes(geometry: &Geometry) -> u64 {
 fn kernel_gradient_bytes(geometry: &Geometry, batch: usize) -> u64 {
     match Way::of_outputs(geometry) {
         Way::Indirect => indirect::kernel_gradient_bytes(geometry, batch),
-        Way::Winograd => by_columns::kernel_gradient_bytes(geometry, batch) + winograd::bytes(geometry),
-        Way::Direct | Way::Columns => by_columns::kernel_gradient_bytes(geometry, batch),
+        Way::Winograd => by_columns::kernel_gradient_bytes(geometry, batch, winograd::bytes(geometry)),
+        Way::Direct | Way::Columns => by_columns::kernel_gradient_bytes(geometry, batch, 0),
     }
 }
 
