@@ -63,10 +63,11 @@ fn images_a_part(geometry: &Geometry, batch: usize) -> usize {
     batch.div_ceil(most_parts).max(IMAGES_A_PART)
 }
 
-/// Bytes of the partial sums of [`kernel_gradient`].
-pub(super) fn kernel_gradient_bytes(geometry: &Geometry, batch: usize) -> u64 {
+/// Bytes of the partial sums of [`kernel_gradient`], and before they are added up of the `work` that one part takes besides.
+pub(super) fn kernel_gradient_bytes(geometry: &Geometry, batch: usize, work: u64) -> u64 {
     let parts = batch.div_ceil(images_a_part(geometry, batch)) as u64;
-    (parts + 1) * (geometry.patch_length() * geometry.outputs * size_of::<f32>()) as u64
+    let sum = (geometry.patch_length() * geometry.outputs * size_of::<f32>()) as u64;
+    parts * sum + work.max(sum)
 }
 
 /// Gradient of the kernel as a matrix [kernel · kernel · channels, outputs]: parts of whole images, added in order.

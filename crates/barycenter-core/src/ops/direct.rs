@@ -1,8 +1,8 @@
 //! 3x3 convolution of stride 1 without columns, for processors with AVX-512.
 //!
 //! A tile of the output stays in registers while all taps and channels are added to it; the image is copied once, with a
-//! frame of zeros, in place of nine times. `conv2d` takes this way where [`usable`] says so, else that of `columns`; a
-//! test holds the two together.
+//! frame of zeros, in place of nine times. `conv2d` takes this way for what `winograd` cannot take (three channels, images of
+//! odd height) and [`usable`] can; a test holds it together with that of `columns`.
 
 use std::mem::MaybeUninit;
 

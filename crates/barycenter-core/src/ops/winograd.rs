@@ -15,10 +15,12 @@
 //! the tiles' outputs. The transforms cost about as many operations as they have elements; rounding errors are about
 //! twice those of a plain sum, and a number that is not finite spoils its tile.
 //!
-//! Work is cut into blocks of whole rows of tiles, small enough to stay in the second-level cache.
+//! Work is cut into blocks of whole rows of tiles. `conv2d` takes this way wherever [`usable`] says so.
 
 mod planes;
 mod products;
+#[cfg(test)]
+mod tests;
 mod transforms;
 
 use std::mem::MaybeUninit;
@@ -31,7 +33,7 @@ use crate::memory::written;
 use planes::{Kernel, PLANES, Tile, Tiles};
 use products::TOGETHER;
 
-/// Tiles a block has, as far as whole rows of tiles allow.
+/// Tiles a block has, as far as whole rows of tiles allow: with 16 channels they stay in the first-level cache.
 const TILES_A_BLOCK: usize = 16;
 /// As many while a kernel gradient is summed: the sums are read and written once a block.
 const TILES_A_GRADIENT_BLOCK: usize = 32;
@@ -50,13 +52,7 @@ pub(super) fn usable(geometry: &Geometry) -> bool {
 /// The outputs of all images; `kernel` is [3 · 3 · channels, outputs].
 pub(super) fn convolve_images(inputs: &[f32], kernel: &[f32], geometry: &Geometry) -> Vec<f32> {
     assert!(usable(geometry), "asked only after `usable`");
-    let mut transformed = Kernel::new(geometry.channels, geometry.outputs);
-    #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
-    // SAFETY: `usable` found AVX-512 on this processor.
-    unsafe {
-        transforms::transform_kernel(kernel, &mut transformed);
-    }
-    let kernel = transformed;
+    let kernel = transformed(kernel, geometry);
     let blocks = Blocks::new(geometry, TILES_A_BLOCK);
     let convolve_all = |result: &mut [MaybeUninit<f32>]| {
         let results = result.par_chunks_mut(blocks.rows * blocks.output_row()).enumerate();
@@ -96,13 +92,28 @@ pub(super) fn part_of_gradient(inputs: &[f32], gradient: &[f32], geometry: &Geom
             products::add_outer_products(&of_inputs, &of_outputs, tiles, &mut sums);
         }
     }
-    let mut kernel = vec![0.0; geometry.patch_length() * geometry.outputs];
+    gradient_of(&sums, geometry)
+}
+
+fn transformed(kernel: &[f32], geometry: &Geometry) -> Kernel {
+    let mut transformed = Kernel::new(geometry.channels, geometry.outputs);
     #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
     // SAFETY: `usable` found AVX-512 on this processor.
     unsafe {
-        transforms::write_kernel(&sums, &mut kernel);
+        transforms::transform_kernel(kernel, &mut transformed);
     }
-    kernel
+    transformed
+}
+
+/// The gradient of a kernel from that of the transformed one.
+fn gradient_of(transformed: &Kernel, geometry: &Geometry) -> Vec<f32> {
+    let mut gradient = vec![0.0; geometry.patch_length() * geometry.outputs];
+    #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
+    // SAFETY: `usable` found AVX-512 on this processor.
+    unsafe {
+        transforms::write_kernel(transformed, &mut gradient);
+    }
+    gradient
 }
 
 /// Bytes of a transformed kernel and of the tiles that a thread works on, at most.

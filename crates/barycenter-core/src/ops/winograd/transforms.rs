@@ -155,8 +155,9 @@ pub(super) fn transform_kernel(kernel: &[f32], transformed: &mut Kernel) {
             for (index, column) in columns.iter_mut().enumerate() {
                 *column = of_kernel([load(tap(0, index)), load(tap(1, index)), load(tap(2, index))]);
             }
+            let [a, b, c] = columns;
             for row in 0..4 {
-                let values = of_kernel([columns[0][row], columns[1][row], columns[2][row]]);
+                let values = of_kernel([a[row], b[row], c[row]]);
                 for (column, value) in values.into_iter().enumerate() {
                     store(value, &mut transformed.group_mut(4 * row + column, group)[channel].0);
                 }
@@ -177,8 +178,9 @@ pub(super) fn write_kernel(transformed: &Kernel, kernel: &mut [f32]) {
             for (index, column) in columns.iter_mut().enumerate() {
                 *column = to_kernel(load_column(&planes, index));
             }
+            let [a, b, c, d] = columns;
             for row in 0..3 {
-                let taps = to_kernel([columns[0][row], columns[1][row], columns[2][row], columns[3][row]]);
+                let taps = to_kernel([a[row], b[row], c[row], d[row]]);
                 for (column, value) in taps.into_iter().enumerate() {
                     store(value, &mut kernel[((3 * row + column) * channels + channel) * groups + group]);
                 }
