@@ -62,6 +62,11 @@ impl Kernel {
         &self.lines[plane * self.stride + group * self.channels..][..self.channels]
     }
 
+    /// As [`group`](Self::group), 16 channels at a time.
+    pub(super) fn blocks(&self, plane: usize, group: usize) -> &[[Line; LANES]] {
+        self.group(plane, group).as_chunks().0
+    }
+
     /// As [`group`](Self::group), to be written.
     pub(super) fn group_mut(&mut self, plane: usize, group: usize) -> &mut [Line] {
         &mut self.lines[plane * self.stride + group * self.channels..][..self.channels]

@@ -14,12 +14,12 @@ pub(super) fn multiply(inputs: &Tiles, kernel: &Kernel, tiles: usize, result: &m
     for plane in 0..PLANES {
         for group in (0..kernel.groups).step_by(2) {
             if group + 1 < kernel.groups {
-                let weights = [kernel.group(plane, group), kernel.group(plane, group + 1)];
+                let weights = [kernel.blocks(plane, group), kernel.blocks(plane, group + 1)];
                 for tile in (0..tiles).step_by(TOGETHER) {
                     multiply_tiles::<TOGETHER, 2>(inputs, weights, (plane, tile, group), result);
                 }
             } else {
-                multiply_group(inputs, kernel.group(plane, group), tiles, (plane, group), result);
+                multiply_group(inputs, kernel.blocks(plane, group), tiles, (plane, group), result);
             }
         }
     }
@@ -28,7 +28,13 @@ pub(super) fn multiply(inputs: &Tiles, kernel: &Kernel, tiles: usize, result: &m
 /// A single group: twice as many tiles at a time, so that there are as many sums.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn multiply_group(inputs: &Tiles, weights: &[Line], tiles: usize, (plane, group): (usize, usize), result: &mut Tiles) {
+fn multiply_group(
+    inputs: &Tiles,
+    weights: &[[Line; LANES]],
+    tiles: usize,
+    (plane, group): (usize, usize),
+    result: &mut Tiles,
+) {
     for tile in (0..tiles).step_by(2 * TOGETHER) {
         if tile + TOGETHER < tiles {
             multiply_tiles::<{ 2 * TOGETHER }, 1>(inputs, [weights], (plane, tile, group), result);
@@ -43,19 +49,18 @@ fn multiply_group(inputs: &Tiles, weights: &[Line], tiles: usize, (plane, group)
 #[target_feature(enable = "avx512f")]
 fn multiply_tiles<const P: usize, const R: usize>(
     inputs: &Tiles,
-    weights: [&[Line]; R],
+    weights: [&[[Line; LANES]]; R],
     first: (usize, usize, usize),
     result: &mut Tiles,
 ) {
     let (plane, tile, group) = first;
     let mut sums = [[_mm512_setzero_ps(); R]; P];
-    for channels in 0..weights[0].len() / LANES {
+    for channels in 0..weights[0].len() {
         let inputs: &[Tile; P] = inputs.group(channels)[tile..].first_chunk().expect("room for tiles taken together");
-        let weights = registers_of(weights, channels);
         for channel in 0..LANES {
             let mut registers = [_mm512_setzero_ps(); R];
-            for (register, lines) in registers.iter_mut().zip(weights) {
-                *register = load(&lines[channel].0);
+            for (register, blocks) in registers.iter_mut().zip(weights) {
+                *register = load(&blocks[channels][channel].0);
             }
             for (sums, input) in sums.iter_mut().zip(inputs) {
                 let value = _mm512_set1_ps(input.planes[plane].0[channel]);
@@ -72,13 +77,6 @@ fn multiply_tiles<const P: usize, const R: usize>(
             store(sums[index], &mut result.planes[plane].0);
         }
     }
-}
-
-/// The lines of 16 channels in each group. Not `map` with a closure inside the kernels: a closure there is compiled for
-/// AVX-512 and could not be inlined into it.
-#[inline]
-fn registers_of<const R: usize>(weights: [&[Line]; R], channels: usize) -> [&[Line; LANES]; R] {
-    weights.map(|lines| lines[channels * LANES..].first_chunk().expect("channels are whole registers"))
 }
 
 /// `sums += inputsᵀ · gradient` in every plane, over the first `tiles` tiles.
