@@ -7,6 +7,7 @@ mod folder_parts;
 pub mod keys;
 mod measured;
 mod open;
+mod part_buffers;
 mod parts;
 mod registered;
 mod upload;

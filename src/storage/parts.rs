@@ -1,30 +1,21 @@
 //! Objects that are stored in parts, which arrive in any order, at any time, through any server.
 //!
 //! Stores with multi-part uploads of their own (S3, memory) are used as they are: a part is held in memory until the store
-//! has it. The parts in flight of one server together hold at most [`BUFFER_BYTES`], or one part where a part is larger.
-//! A folder needs no buffers, see [`super::folder_parts`].
+//! has it, see [`super::part_buffers`]. A folder needs no buffers, see [`super::folder_parts`].
 
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use object_store::{
     ObjectStoreExt, PutPayload,
     multipart::{MultipartStore, PartId},
 };
-use tokio::sync::Semaphore;
 
-use super::{ObjectKey, StorageError, Store, folder_parts::FolderParts};
-
-/// What parts in flight may hold in memory before more of them wait.
-///
-/// Two parts of the usual size: one is received while the store takes another.
-const BUFFER_BYTES: usize = 32 << 20;
-/// Unit in which it is handed out.
-const BUFFER_UNIT: usize = 1 << 10;
+use super::{ObjectKey, StorageError, Store, folder_parts::FolderParts, part_buffers::PartBuffers};
 
 /// How a store takes parts.
 #[derive(Clone, Debug)]
@@ -39,7 +30,7 @@ pub(super) enum PartStore {
 #[derive(Clone)]
 pub(super) struct NativeParts {
     store: Arc<dyn MultipartStore>,
-    buffers: Arc<Semaphore>,
+    buffers: PartBuffers,
 }
 
 impl std::fmt::Debug for NativeParts {
@@ -50,7 +41,7 @@ impl std::fmt::Debug for NativeParts {
 
 impl NativeParts {
     pub(super) fn new(store: Arc<dyn MultipartStore>) -> Self {
-        Self { store, buffers: Arc::new(Semaphore::new(BUFFER_BYTES / BUFFER_UNIT)) }
+        Self { store, buffers: PartBuffers::new() }
     }
 
     pub(super) fn store(&self) -> Arc<dyn MultipartStore> {
@@ -225,14 +216,13 @@ impl NativeParts {
         place: PartPlace<'_>,
         mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<String, PartError<E>> {
-        let units = (place.length as usize).min(BUFFER_BYTES).div_ceil(BUFFER_UNIT) as u32;
-        let _buffer = self.buffers.acquire_many(units).await.expect("the semaphore is never closed");
+        let room = self.buffers.room(place.length as usize).await;
         // Copied out of the pieces in which they came: a piece may keep several times its length of a connection's buffer alive.
-        let mut part = BytesMut::with_capacity(place.length as usize);
+        let mut part = room.buffer();
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(PartError::Source)?;
             check_length(place, (part.len() + chunk.len()) as u64, false)?;
-            part.extend_from_slice(&chunk);
+            part.extend(&chunk);
         }
         check_length(place, part.len() as u64, true)?;
         let id = place.store_upload_id.to_owned();
