@@ -14,6 +14,7 @@ use blake3::{
     CHUNK_LEN, Hasher,
     hazmat::{HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root},
 };
+use rayon::prelude::*;
 
 /// Parts that a store takes for one file.
 pub const MAX_PARTS: u64 = 10_000;
@@ -130,22 +131,23 @@ pub struct FileTree {
 }
 
 impl FileTree {
-    /// Reads a file once; it must not change meanwhile.
+    /// Reads a file once, its parts on all threads; it must not change meanwhile.
     ///
     /// # Errors
     /// Those of reading; `InvalidInput` where the file is empty or the part size cannot be.
     pub fn read(path: &Path, part_size_bytes: u64) -> std::io::Result<Self> {
-        let mut file = File::open(path)?;
-        let size_bytes = file.metadata()?.len();
+        let size_bytes = path.metadata()?.len();
         let refused = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "the file is empty");
         let plan = PartPlan::new(size_bytes, part_size_bytes).ok_or_else(refused)?;
-        let mut chaining_values = Vec::new();
-        file.seek(SeekFrom::Start(0))?;
-        for number in 1..=plan.part_count() {
-            let mut hasher = plan.hasher(number).ok_or_else(refused)?;
-            hasher.hasher.update_reader((&mut file).take(part_size_bytes))?;
-            chaining_values.push(hasher.finish());
-        }
+        let read_part = |number| -> std::io::Result<[u8; 32]> {
+            let (range, mut hasher) = plan.range(number).zip(plan.hasher(number)).ok_or_else(refused)?;
+            let mut file = File::open(path)?;
+            file.seek(SeekFrom::Start(range.start))?;
+            hasher.hasher.update_reader(file.take(range.end - range.start))?;
+            Ok(hasher.finish())
+        };
+        let chaining_values =
+            (1..=plan.part_count()).into_par_iter().map(read_part).collect::<std::io::Result<Vec<_>>>()?;
         let digest_blake3 = plan.digest(&chaining_values).ok_or_else(refused)?;
         Ok(Self { plan, chaining_values, digest_blake3 })
     }
