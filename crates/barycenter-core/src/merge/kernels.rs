@@ -11,6 +11,7 @@ use crate::{
         Dtype,
         numbers::{decode_f64, encode_f64},
     },
+    memory::prefetch,
     processor::{Processor, for_processor},
 };
 
@@ -106,6 +107,9 @@ fn average_f64(rows: &[&[u8]], weights: &[f64], output: &mut [u8]) {
 /// Sums of so many neighbours stay in registers while the rows go by.
 const LANES: usize = 16;
 
+/// So many bytes ahead rows are asked for: the processor's own guesses end with each page, and several rows go by in turn.
+const AHEAD: usize = 2048;
+
 /// Sums a few neighbours over all rows at a time; `decode` reads one stored number, `encode` writes their sums.
 #[inline(always)]
 fn strips<const N: usize>(
@@ -122,6 +126,7 @@ fn strips<const N: usize>(
         let mut sums = [-0.0; LANES];
         for (row, weight) in rows.iter().zip(weights) {
             let row = &row.as_chunks::<N>().0.as_chunks::<LANES>().0[strip];
+            prefetch(row.as_ptr().cast::<u8>().wrapping_add(AHEAD));
             for (sum, bytes) in sums.iter_mut().zip(row) {
                 *sum += weight * decode(*bytes);
             }

@@ -60,7 +60,7 @@ pub fn policies(reference: &CheckpointFile, averaged: &[String], blocks: &Blocks
 ///
 /// `coefficients` is candidate-major, (n, L): one weight a candidate where L is 1. `policies` says what becomes of each
 /// tensor. `on_tensor` is called with (tensors done, tensors in all) and may end the merge with an error. The output is
-/// made and written in pieces, one being written while all threads make the next; two pieces are held, 8 MB together.
+/// made and written in pieces, one being written while all threads make the next; two pieces of 1 MiB are held.
 ///
 /// # Errors
 /// [`Error::Input`] where there is no candidate, the coefficients do not fit, `dtype` is no floating-point type, a tensor has
