@@ -14,7 +14,7 @@ use anyhow::Context;
 use reqwest::{
     Client,
     dns::{Addrs, Name, Resolve, Resolving},
-    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
     redirect,
 };
 use url::{Host, Url};
@@ -50,6 +50,20 @@ pub enum Refusal {
     Unknown(String),
 }
 
+/// What a receiver said.
+struct Answer {
+    status: u16,
+    /// The beginning of the body.
+    text: String,
+    retry_after: Option<Duration>,
+}
+
+/// `Retry-After` in seconds (RFC 9110, section 10.2.3); its other form, a date, is passed over.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
 impl Outbound {
     /// With the names of the machine's resolver.
     pub fn new(config: &WebhookConfig) -> anyhow::Result<Self> {
@@ -82,23 +96,22 @@ impl Outbound {
     /// Posts JSON and tells what came of it; anything but 2xx is an error.
     pub async fn post(&self, url: &Url, headers: HeaderMap, body: String) -> Outcome {
         let begun = Instant::now();
-        let (status_code, answer) = match self.try_post(url, headers, body).await {
-            Ok((status, text)) => (Some(status), if text.is_empty() { Ok(None) } else { Ok(Some(text)) }),
-            Err(error) => (None, Err(error)),
-        };
+        let sent = self.try_post(url, headers, body).await;
         let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (answer, error) = match (status_code, answer) {
-            (Some(200..=299), Ok(answer)) => (answer, None),
-            (Some(status @ 300..=399), Ok(answer)) => {
-                (answer, Some(format!("the receiver answered {status}; redirects are not followed")))
-            }
-            (status, Ok(answer)) => (answer, Some(format!("the receiver answered {}", status.unwrap_or_default()))),
-            (_, Err(error)) => (None, Some(error)),
+        let Answer { status, text, retry_after } = match sent {
+            Ok(answer) => answer,
+            Err(error) => return Outcome { duration_ms, error: Some(error), ..Outcome::default() },
         };
-        Outcome { status_code, duration_ms, answer, error }
+        let error = match status {
+            200..=299 => None,
+            300..=399 => Some(format!("the receiver answered {status}; redirects are not followed")),
+            _ => Some(format!("the receiver answered {status}")),
+        };
+        let answer = (!text.is_empty()).then_some(text);
+        Outcome { status_code: Some(status), duration_ms, answer, error, retry_after }
     }
 
-    async fn try_post(&self, url: &Url, mut headers: HeaderMap, body: String) -> Result<(u16, String), String> {
+    async fn try_post(&self, url: &Url, mut headers: HeaderMap, body: String) -> Result<Answer, String> {
         // The client resolves names alone: an address that stands in the URL is checked here.
         self.guard.name_to_resolve(url).map_err(|refusal| refusal.to_string())?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -113,7 +126,7 @@ impl Outbound {
         }
         let is_shown = |c: &char| !c.is_control() || *c == '\n';
         let text = String::from_utf8_lossy(&bytes).chars().filter(is_shown).take(SHOWN_CHARS).collect();
-        Ok((answer.status().as_u16(), text))
+        Ok(Answer { status: answer.status().as_u16(), text, retry_after: retry_after(answer.headers()) })
     }
 
     /// What a failure was, without the URL, which may hold a token.

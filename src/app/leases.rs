@@ -32,6 +32,10 @@ const MAX_TEXT_CHARACTERS: usize = 4096;
 /// Renews a lease and stores what the worker reports. A lease that was lost stores nothing.
 pub async fn renew_lease(state: &AppState, lease_id: LeaseId, heartbeat: &Heartbeat) -> AppResult<HeartbeatReply> {
     job_log::check(&heartbeat.log)?;
+    if !heartbeat.snapshots.is_empty() {
+        // The store may be away for longer than a lease lasts: the worker keeps its job all the same.
+        record_heartbeat(state, lease_id, &Heartbeat::default(), None).await?;
+    }
     // The object is written first: no transaction is open while the store works.
     let chunk = history::store_chunk(state, &heartbeat.snapshots).await?;
     let outcome = record_heartbeat(state, lease_id, heartbeat, chunk.as_ref()).await;

@@ -121,7 +121,7 @@ pub struct Delivery {
 }
 
 /// What a try came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The answer's status, where there was an answer.
     pub status_code: Option<u16>,
@@ -131,10 +131,12 @@ pub struct Outcome {
     pub answer: Option<String>,
     /// Why it failed; `None` where the receiver accepted.
     pub error: Option<String>,
+    /// How long the receiver asks to be left alone.
+    pub retry_after: Option<Duration>,
 }
 
-/// The pause after so many failed tries; `None` gives up.
-pub fn pause_after(tries: u32) -> Option<TimeDelta> {
+/// The pause after so many failed tries, longer where the receiver asks for it, but for no more than [`LONGEST_PAUSE`]; `None` gives up.
+pub fn pause_after(tries: u32, asked: Option<Duration>) -> Option<TimeDelta> {
     let pauses = ExponentialBuilder::new()
         .with_min_delay(FIRST_PAUSE)
         .with_factor(4.0)
@@ -143,7 +145,7 @@ pub fn pause_after(tries: u32) -> Option<TimeDelta> {
         .with_jitter()
         .build();
     let pause = pauses.into_iter().nth((tries as usize).saturating_sub(1))?;
-    TimeDelta::from_std(pause).ok()
+    TimeDelta::from_std(pause.max(asked.unwrap_or_default().min(LONGEST_PAUSE))).ok()
 }
 
 #[cfg(test)]
@@ -153,16 +155,24 @@ mod tests {
     #[test]
     fn pauses_grow_with_each_try_until_there_is_none() {
         for (tries, seconds) in [(1, 5), (2, 20), (3, 80), (4, 320), (7, 20480), (8, 43200), (9, 43200)] {
-            let pause = pause_after(tries).unwrap().num_seconds();
+            let pause = pause_after(tries, None).unwrap().num_seconds();
             assert!((seconds..=2 * seconds).contains(&pause), "{tries}: {pause}");
         }
-        assert_eq!(pause_after(10), None);
+        assert_eq!(pause_after(10, None), None);
     }
 
     #[test]
     fn all_tries_fit_into_the_time_that_deliveries_are_kept() {
-        let longest: i64 = [5, 20, 80, 320, 1280, 5120, 20480, 43200, 43200].iter().map(|pause| 2 * pause).sum();
+        let longest: i64 =
+            [5, 20, 80, 320, 1280, 5120, 20480, 43200, 43200].iter().map(|pause| (2 * pause).max(43200)).sum();
         assert!(TimeDelta::seconds(longest) < KEEP_FOR);
+    }
+
+    #[test]
+    fn a_receiver_may_ask_for_a_longer_pause_but_not_for_ever() {
+        let asked = |seconds| pause_after(1, Some(Duration::from_secs(seconds))).unwrap().num_seconds();
+        assert_eq!([asked(120), asked(1_000_000)], [120, 43200]);
+        assert!((5..=10).contains(&asked(0)));
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! The worker protocol: who may speak for a job.
 
 use barycenter::app::sweeper;
-use barycenter_api::{AttemptState, Bytes64, Directive, Heartbeat, HeartbeatReply, Job, JobState, Lease};
+use barycenter_api::{AttemptState, Bytes64, Directive, Heartbeat, HeartbeatReply, History, Job, JobState, Lease};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::scene::{STEPS, Scene, checkpoint, claim, coefficients, finish_body, snapshots};
+use crate::{
+    harness::{
+        TestApp,
+        faulty::{Fault, Faulty, Point},
+    },
+    scene::{STEPS, Scene, checkpoint, claim, coefficients, finish_body, snapshots},
+};
 
 #[sqlx::test]
 async fn an_empty_queue_has_nothing_to_lease(pool: PgPool) {
@@ -89,6 +95,27 @@ async fn heartbeats_keep_a_lease(pool: PgPool) {
         assert_eq!(scene.beat(&lease).await.directive, Directive::Continue);
         assert_eq!(scene.try_claim().await.status, 204);
     }
+}
+
+#[sqlx::test]
+async fn heartbeats_keep_a_lease_while_the_store_is_away(pool: PgPool) {
+    let faulty = Faulty::default();
+    let scene = Scene::on(TestApp::with(pool, faulty.store(), |_| {})).await;
+    let job = scene.submit().await;
+    let lease = scene.claim().await;
+    let heartbeat_every = std::time::Duration::from_secs_f64(lease.heartbeat_seconds);
+    for _ in 0..20 {
+        scene.app.clock.advance(heartbeat_every);
+        faulty.plan(Point::BeforeCreate, Fault::Fail);
+        scene.heartbeat(&lease, snapshots(0..3)).await.problem(503, "unavailable");
+        assert_eq!(scene.try_claim().await.status, 204, "it is still held");
+    }
+    assert_eq!(
+        scene.heartbeat(&lease, snapshots(0..3)).await.json::<HeartbeatReply>(200).directive,
+        Directive::Continue
+    );
+    let history: History = scene.app.get(&format!("/v1/jobs/{}/history", job.job_id)).await.json(200);
+    assert_eq!(history.snapshots.len(), 3);
 }
 
 #[sqlx::test]

@@ -11,7 +11,10 @@ use axum::{
     Router,
     body::Bytes,
     extract::State,
-    http::{HeaderMap, StatusCode, header::LOCATION},
+    http::{
+        HeaderMap, StatusCode,
+        header::{LOCATION, RETRY_AFTER},
+    },
     response::{IntoResponse, Response},
     routing::any,
 };
@@ -37,6 +40,8 @@ const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 #[derive(Clone, Copy)]
 enum Answer {
     Status(u16),
+    /// 503, with the seconds to wait.
+    Busy(u32),
     Redirect,
     Never,
 }
@@ -98,6 +103,9 @@ async fn receive(State(receiver): State<Receiver>, uri: axum::http::Uri, headers
     let answer = receiver.answers.lock().unwrap().pop_front().unwrap_or(Answer::Status(204));
     match answer {
         Answer::Status(status) => (StatusCode::from_u16(status).unwrap(), "said the receiver").into_response(),
+        Answer::Busy(seconds) => {
+            (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, seconds.to_string())]).into_response()
+        }
         Answer::Redirect => (StatusCode::FOUND, [(LOCATION, "/elsewhere")]).into_response(),
         Answer::Never => std::future::pending().await,
     }
@@ -209,6 +217,22 @@ async fn a_refused_event_is_tried_again_after_growing_pauses_and_then_given_up(p
     assert_eq!(deliveries(&app, &webhook).await[0].state, DeliveryState::Delivered);
     assert_eq!(receiver.received()[10].header("webhook-id"), received[0].header("webhook-id"));
     assert_eq!(shown(&app, &webhook).await.failing_since, None);
+}
+
+#[sqlx::test]
+async fn a_receiver_that_asks_for_time_is_given_it(pool: PgPool) {
+    let app = app(pool);
+    let receiver = Receiver::start().await;
+    app.create_run("r").await;
+    let webhook = create(&app, &receiver).await;
+    push(&app, "r", [1]).await;
+    receiver.answer([Answer::Busy(600)]);
+    assert_eq!(deliver_due(&app.state).await.unwrap(), 1);
+    let next_try_at = deliveries(&app, &webhook).await[0].next_try_at.unwrap();
+    assert_eq!((next_try_at - app.clock.now()).num_seconds(), 600);
+    app.clock.advance(Duration::from_mins(10));
+    assert_eq!(deliver_due(&app.state).await.unwrap(), 1);
+    assert_eq!(deliveries(&app, &webhook).await[0].state, DeliveryState::Delivered);
 }
 
 #[sqlx::test]

@@ -167,7 +167,7 @@ fn next(outcome: &Outcome, tries: u32, now: DateTime<Utc>) -> (DeliveryState, Op
     if outcome.error.is_none() {
         return (DeliveryState::Delivered, None);
     }
-    match pause_after(tries) {
+    match pause_after(tries, outcome.retry_after) {
         Some(pause) if outcome.status_code != Some(GONE) => (DeliveryState::Pending, Some(now + pause)),
         _ => (DeliveryState::Failed, None),
     }

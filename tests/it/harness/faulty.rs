@@ -155,6 +155,7 @@ impl MultipartStore for Faulty {
 #[async_trait]
 impl ObjectStore for Faulty {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.pass(Point::BeforeCreate).await?;
         self.inner.put_opts(path, payload, options).await
     }
 
