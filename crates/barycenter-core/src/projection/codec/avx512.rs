@@ -7,7 +7,7 @@ use super::{
     groups::{Attempts, Batch, Group, LANES, Measure, STEPS, Words, scaling},
     half_levels,
 };
-use crate::projection::packing::slots;
+use crate::{memory::prefetch, projection::packing::slots};
 
 /// Registers of a group.
 const VECTORS: usize = GROUP / LANES;
@@ -19,7 +19,7 @@ pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], c
         groups,
         codes,
         |group, into| measure(group, into),
-        |values, inverses, into| attempt::<BITS>(values, inverses, into),
+        |values, inverses, into, ahead| attempt::<BITS>(values, inverses, into, ahead),
         |words, into| store(words, into),
     );
 }
@@ -58,12 +58,17 @@ fn measure(group: &Group<'_>, values: &mut Reconstruction) -> Measure {
 /// As `plain::attempt`.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn attempt<const BITS: usize>(values: &Reconstruction, inverses: [f32; STEPS], into: &mut Words) -> Attempts {
+fn attempt<const BITS: usize>(
+    values: &Reconstruction,
+    inverses: [f32; STEPS],
+    into: &mut Words,
+    ahead: *const f32,
+) -> Attempts {
     if BITS == 1 {
-        let ([length], [product]) = attempts::<BITS, 1>(values, [inverses[0]], into);
+        let ([length], [product]) = attempts::<BITS, 1>(values, [inverses[0]], into, ahead);
         Attempts { lengths: [length; STEPS], products: [product; STEPS] }
     } else {
-        let (lengths, products) = attempts::<BITS, STEPS>(values, inverses, into);
+        let (lengths, products) = attempts::<BITS, STEPS>(values, inverses, into, ahead);
         Attempts { lengths, products }
     }
 }
@@ -75,6 +80,7 @@ fn attempts<const BITS: usize, const N: usize>(
     values: &Reconstruction,
     inverses: [f32; N],
     into: &mut Words,
+    ahead: *const f32,
 ) -> ([f64; N], [f64; N]) {
     let half = half_levels(BITS);
     // The largest number that stays below the end of the levels when half of them is added.
@@ -92,7 +98,9 @@ fn attempts<const BITS: usize, const N: usize>(
         for part in 0..2 {
             let mut halves = [_mm512_setzero_ps(); N];
             for slot in 0..vectors / 2 {
-                let value = load(values, run * vectors + part * (vectors / 2) + slot);
+                let vector = run * vectors + part * (vectors / 2) + slot;
+                prefetch(ahead.wrapping_add(vector * LANES));
+                let value = load(values, vector);
                 let weight = _mm512_set1_ps((1_u32 << (slot * shift)) as f32);
                 for n in 0..N {
                     // The smaller magnitude with the sign of the first.

@@ -59,6 +59,8 @@ pub(in crate::projection) struct Group<'a> {
     pub(in crate::projection) values: &'a Reconstruction,
     pub(in crate::projection) centre: &'a Reconstruction,
     pub(in crate::projection) len: usize,
+    /// How many elements behind these values those lie that are coded soon: they are asked for while these are coded.
+    pub(in crate::projection) ahead: usize,
 }
 
 /// Room for coding groups, one batch after the other.
@@ -115,14 +117,15 @@ impl Batch {
         groups: &[Group<'_>],
         codes: &mut [u8],
         measure: impl Fn(&Group<'_>, &mut Reconstruction) -> Measure,
-        attempt: impl Fn(&Reconstruction, [f32; STEPS], &mut Words) -> Attempts,
+        attempt: impl Fn(&Reconstruction, [f32; STEPS], &mut Words, *const f32) -> Attempts,
         store: impl Fn(&[u32], &mut [u8]),
     ) {
         self.measure(groups, measure);
         self.take_steps::<BITS>();
         let Numbers { steps, lengths, products, .. } = &mut self.numbers;
-        for (g, (values, words)) in self.values.iter().zip(&mut self.words).take(groups.len()).enumerate() {
-            let found = attempt(values, [(1.0 / steps[0][g]) as f32, (1.0 / steps[1][g]) as f32], words);
+        for (g, (group, (values, words))) in groups.iter().zip(self.values.iter().zip(&mut self.words)).enumerate() {
+            let ahead = group.values.as_ptr().wrapping_add(group.ahead);
+            let found = attempt(values, [(1.0 / steps[0][g]) as f32, (1.0 / steps[1][g]) as f32], words, ahead);
             for step in 0..STEPS {
                 (lengths[step][g], products[step][g]) = (found.lengths[step], found.products[step]);
             }

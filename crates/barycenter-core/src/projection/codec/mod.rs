@@ -54,7 +54,7 @@ pub(super) fn code_group(processor: Processor, deviations: &[f32], bits: u8, cod
     let mut values = [0.0; GROUP];
     values[..deviations.len()].copy_from_slice(deviations);
     let mut batch = Batch::new();
-    let group = Group { values: &values, centre: &[0.0; GROUP], len: deviations.len() };
+    let group = Group { values: &values, centre: &[0.0; GROUP], len: deviations.len(), ahead: 0 };
     code_groups(processor, bits, &mut batch, &[group], codes);
     batch.coded[0]
 }

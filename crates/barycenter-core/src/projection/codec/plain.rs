@@ -7,7 +7,10 @@ use super::{
     groups::{Attempts, Batch, Group, LANES, Measure, STEPS, Words, scaling, total},
     half_levels,
 };
-use crate::projection::packing::{run_words, slots};
+use crate::{
+    memory::{LINE, prefetch},
+    projection::packing::{run_words, slots},
+};
 
 /// As [`Batch::code`].
 #[inline(always)]
@@ -41,7 +44,15 @@ pub(super) fn measure(group: &Group<'_>, values: &mut Reconstruction) -> Measure
 
 /// Codes values under one over each of the steps.
 #[inline(always)]
-pub(super) fn attempt<const BITS: usize>(values: &Reconstruction, inverses: [f32; STEPS], into: &mut Words) -> Attempts {
+pub(super) fn attempt<const BITS: usize>(
+    values: &Reconstruction,
+    inverses: [f32; STEPS],
+    into: &mut Words,
+    ahead: *const f32,
+) -> Attempts {
+    for line in (0..GROUP).step_by(LINE) {
+        prefetch(ahead.wrapping_add(line));
+    }
     let mut found = Attempts { lengths: [0.0; STEPS], products: [0.0; STEPS] };
     let tried = if BITS == 1 { 1 } else { STEPS };
     // A run of words as wide as the lanes; at 1 bit, where a run is half as wide, two slots lie side by side.
