@@ -7,14 +7,14 @@ use rayon::prelude::*;
 use super::{
     GROUP, Projection, Tensor,
     codec::{self, BATCH, Batch, Group},
-    kernels::{CHUNK, CHUNK_TILES},
+    kernels::{CHUNK, CHUNK_TILES, STREAMED},
     packing::code_bytes,
     stored_bits,
 };
 use crate::{
     Error, Result,
     blocks::Blocks,
-    checkpoint::CheckpointFile,
+    checkpoint::{CheckpointFile, TensorLayout},
     memory::zeros,
     processor::Processor,
 };
@@ -49,11 +49,13 @@ impl Projection {
             return Err(Error::input(format!("{names} tensors are averaged, the blocks are cut for {cut}")));
         }
         let (n, block_count) = (candidates.len(), blocks.len());
+        let elements = averaged.iter().filter_map(|name| candidates[0].tensor(name).ok()).map(TensorLayout::elements);
+        let stream = elements.sum::<usize>() > STREAMED;
         let mut sums = vec![Sums::default(); n * block_count];
         let mut tensors = Vec::with_capacity(averaged.len());
         for (t, name) in averaged.iter().enumerate() {
             let block = blocks.block_of(t);
-            let (tensor, of_tensor) = build_tensor(candidates, name, block, bits)?;
+            let (tensor, of_tensor) = build_tensor(candidates, name, block, (bits, stream))?;
             for (i, of_candidate) in of_tensor.into_iter().enumerate() {
                 if !of_candidate.square.is_finite() {
                     let what = format!("tensor `{name}` of candidate {i} (from 0) is not finite in 32 bits");
@@ -88,7 +90,12 @@ fn check_names(averaged: &[String]) -> Result<()> {
     }
 }
 
-fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u8) -> Result<(Tensor, Vec<Sums>)> {
+fn build_tensor(
+    candidates: &[CheckpointFile],
+    name: &str,
+    block: usize,
+    (bits, stream): (u8, bool),
+) -> Result<(Tensor, Vec<Sums>)> {
     let (n, elements) = (candidates.len(), candidates[0].tensor(name)?.elements());
     for candidate in candidates {
         let held = candidate.tensor(name)?.elements();
@@ -121,7 +128,7 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
             .zip(scales)
             .enumerate()
             .map(|(chunk, ((centre, codes), scales))| {
-                build_chunk(candidates, name, chunk, bits, &mut Part { centre, codes, scales })
+                build_chunk(candidates, name, chunk, (bits, stream), &mut Part { centre, codes, scales })
             })
             .collect::<Result<Vec<Vec<Sums>>>>()?
     };
@@ -170,8 +177,10 @@ struct Part<'a> {
 struct Columns<'a> {
     /// Of [`STRIP`] elements each; zeros where columns are not there.
     rows: Vec<&'a [f32]>,
-    centre: [f32; STRIP],
-    batch: Box<Batch>,
+    centre: &'a mut [f32; STRIP],
+    batch: &'a mut Batch,
+    /// Whether to write past the caches.
+    stream: bool,
 }
 
 /// Fills one chunk of columns and returns the sums over the candidates' deviations in it.
@@ -179,7 +188,7 @@ fn build_chunk(
     candidates: &[CheckpointFile],
     name: &str,
     chunk: usize,
-    bits: u8,
+    (bits, stream): (u8, bool),
     part: &mut Part<'_>,
 ) -> Result<Vec<Sums>> {
     let n = candidates.len();
@@ -201,20 +210,25 @@ fn build_chunk(
             }
             rows.push(whole.unwrap_or(copy));
         }
-        let mut held = Columns { rows, centre: centre_of_strip, batch };
+        let mut held = Columns { rows, centre: &mut centre_of_strip, batch: &mut batch, stream };
         let mut strip = Part { centre, codes, scales: scales.next().unwrap_or_default() };
         code_columns(Processor::detected(), bits, &mut held, &mut strip, &mut sums);
-        Columns { centre: centre_of_strip, batch, .. } = held;
     }
+    codec::fence(Processor::detected());
     Ok(sums)
 }
 
 /// Makes the centre of some columns, and of each candidate the codes, scales and sums of its deviation.
 fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
-    let Columns { rows, centre, batch } = held;
-    codec::mean(processor, rows, centre);
+    let Columns { rows, centre, batch, stream } = held;
+    let stream = *stream;
+    codec::mean(processor, rows, &mut centre[..]);
     let columns = part.centre.len();
-    part.centre.copy_from_slice(&centre[..columns]);
+    if stream {
+        codec::stream(processor, &centre[..columns], part.centre);
+    } else {
+        part.centre.copy_from_slice(&centre[..columns]);
+    }
     let (n, bytes) = (rows.len(), code_bytes(bits));
     for (index, codes) in part.codes.chunks_mut(BATCH * bytes).enumerate() {
         let (first, count) = (index * BATCH, codes.len() / bytes);
@@ -226,7 +240,7 @@ fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &m
             let len = (columns - tile * GROUP).min(GROUP);
             *group = Group { values, centre: &centre.as_chunks::<GROUP>().0[tile], len, ahead: STRIP };
         }
-        codec::code_groups(processor, bits, batch, &groups[..count], codes);
+        codec::code_groups(processor, bits, batch, &groups[..count], codes, stream);
         for (place, coded) in (first..).zip(&batch.coded[..count]) {
             if let Some(scale) = part.scales.get_mut(place) {
                 *scale = coded.scale;

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{
     GROUP, Reconstruction,
-    groups::{Attempts, Batch, Group, LANES, Measure, STEPS, Words, scaling},
+    groups::{Attempts, Batch, Group, LANES, STEPS, Words},
     half_levels,
 };
 use crate::{memory::prefetch, projection::packing::slots};
@@ -12,47 +12,51 @@ use crate::{memory::prefetch, projection::packing::slots};
 /// Registers of a group.
 const VECTORS: usize = GROUP / LANES;
 
-/// As [`Batch::code`].
+/// As [`Batch::code`]; past the caches where asked.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
+pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8], stream: bool) {
     batch.code::<BITS>(
         groups,
         codes,
-        |group, into| measure(group, into),
+        (|group, into| deviate(group, into), |factor, values| scale(factor, values)),
         |values, inverses, into, ahead| attempt::<BITS>(values, inverses, into, ahead),
-        |words, into| store(words, into),
+        |words, into| store(words, into, stream),
     );
 }
 
 /// As [`Batch::copy`].
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
-    batch.copy(groups, codes, |group, into| measure(group, into));
+    batch.copy(groups, codes, (|group, into| deviate(group, into), |factor, values| scale(factor, values)));
 }
 
-/// As `plain::measure`.
+/// As `plain::deviate`.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
-fn measure(group: &Group<'_>, values: &mut Reconstruction) -> Measure {
+fn deviate(group: &Group<'_>, values: &mut Reconstruction) -> i32 {
     let magnitude = _mm512_set1_epi32(0x7fff_ffff);
-    let mut deviations = [_mm512_setzero_ps(); VECTORS];
     let mut largest = [_mm512_setzero_si512(); 2];
     for vector in 0..VECTORS {
         let d = _mm512_sub_ps(load(group.values, vector), load(group.centre, vector));
-        deviations[vector] = d;
+        put(d, values, vector);
         let bits = _mm512_and_si512(_mm512_castps_si512(d), magnitude);
         largest[vector % 2] = _mm512_max_epi32(largest[vector % 2], bits);
     }
-    let largest = _mm512_reduce_max_epi32(_mm512_max_epi32(largest[0], largest[1]));
-    let factor = _mm512_set1_ps(scaling(largest).1);
+    _mm512_reduce_max_epi32(_mm512_max_epi32(largest[0], largest[1]))
+}
+
+/// As `plain::scale`.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
+    let factor = _mm512_set1_ps(factor);
     let mut squares = _mm512_setzero_ps();
     for vector in 0..VECTORS {
-        let value = _mm512_mul_ps(deviations[vector], factor);
+        let value = _mm512_mul_ps(load(values, vector), factor);
         put(value, values, vector);
         squares = _mm512_add_ps(squares, _mm512_mul_ps(value, value));
     }
-    Measure { largest, square: total(squares) }
+    total(squares)
 }
 
 /// As `plain::attempt`.
@@ -149,17 +153,48 @@ fn total(lanes: __m512) -> f64 {
     _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)))
 }
 
-/// As `plain::store`.
+/// As `plain::store`, past the caches where asked: whoever stores so ends with [`fence`].
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn store(words: &[u32], into: &mut [u8]) {
+fn store(words: &[u32], into: &mut [u8], stream: bool) {
+    let stream = stream && into.as_ptr().addr().is_multiple_of(32);
     for (words, into) in words.as_chunks::<8>().0.iter().zip(into.as_chunks_mut::<32>().0) {
         #[expect(unsafe_code, reason = "loads and stores take pointers")]
-        // SAFETY: the arrays have exactly the bytes that are read and written; no alignment is asked for.
+        // SAFETY: the arrays have exactly the bytes that are read and written; the alignment that one of the stores asks for was found.
         unsafe {
-            _mm256_storeu_si256(into.as_mut_ptr().cast(), _mm256_loadu_si256(words.as_ptr().cast()));
+            let words = _mm256_loadu_si256(words.as_ptr().cast());
+            if stream {
+                _mm256_stream_si256(into.as_mut_ptr().cast(), words);
+            } else {
+                _mm256_storeu_si256(into.as_mut_ptr().cast(), words);
+            }
         }
     }
+}
+
+/// Copies numbers past the caches.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+pub(super) fn stream(from: &[f32], into: &mut [f32]) {
+    let is_aligned = into.as_ptr().addr().is_multiple_of(32);
+    let ((from, last), (into, rest)) = (from.as_chunks::<8>(), into.as_chunks_mut::<8>());
+    for (from, into) in from.iter().zip(into) {
+        if is_aligned {
+            #[expect(unsafe_code, reason = "loads and stores take pointers")]
+            // SAFETY: the arrays have exactly the numbers that are read and written, and the latter was found aligned.
+            unsafe {
+                _mm256_stream_ps(into.as_mut_ptr(), _mm256_loadu_ps(from.as_ptr()));
+            }
+        } else {
+            *into = *from;
+        }
+    }
+    rest.copy_from_slice(last);
+}
+
+/// What was stored past the caches is seen by other threads after this.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+pub(super) fn fence() {
+    _mm_sfence();
 }
 
 /// As `plain::mean`.

@@ -30,16 +30,6 @@ impl Coded {
     const NOTHING: Self = Self { scale: 0.0, square: 0.0, explained: 0.0 };
 }
 
-/// What a group's deviations measure.
-#[derive(Clone, Copy)]
-pub(super) struct Measure {
-    /// The largest magnitude, as the bits of it.
-    pub(super) largest: i32,
-    /// Squared length of what is left when they are divided by the power of two below the largest, so that squares stay in the
-    /// range of f32.
-    pub(super) square: f64,
-}
-
 /// What the codes under the steps sum up to.
 #[derive(Clone, Copy)]
 pub(super) struct Attempts {
@@ -86,6 +76,8 @@ struct Numbers {
     /// Whether there is anything to code.
     coded: [bool; BATCH],
     steps: [[f64; BATCH]; STEPS],
+    /// One over the steps.
+    inverses: [[f32; STEPS]; BATCH],
     lengths: [[f64; BATCH]; STEPS],
     products: [[f64; BATCH]; STEPS],
 }
@@ -103,6 +95,7 @@ impl Batch {
                 squares: none,
                 coded: [false; BATCH],
                 steps: both,
+                inverses: [[0.0; STEPS]; BATCH],
                 lengths: both,
                 products: both,
             },
@@ -116,16 +109,16 @@ impl Batch {
         &mut self,
         groups: &[Group<'_>],
         codes: &mut [u8],
-        measure: impl Fn(&Group<'_>, &mut Reconstruction) -> Measure,
+        loops: (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
         attempt: impl Fn(&Reconstruction, [f32; STEPS], &mut Words, *const f32) -> Attempts,
         store: impl Fn(&[u32], &mut [u8]),
     ) {
-        self.measure(groups, measure);
+        self.measure(groups, loops);
         self.take_steps::<BITS>();
-        let Numbers { steps, lengths, products, .. } = &mut self.numbers;
+        let Numbers { inverses, lengths, products, .. } = &mut self.numbers;
         for (g, (group, (values, words))) in groups.iter().zip(self.values.iter().zip(&mut self.words)).enumerate() {
             let ahead = group.values.as_ptr().wrapping_add(group.ahead);
-            let found = attempt(values, [(1.0 / steps[0][g]) as f32, (1.0 / steps[1][g]) as f32], words, ahead);
+            let found = attempt(values, inverses[g], words, ahead);
             for step in 0..STEPS {
                 (lengths[step][g], products[step][g]) = (found.lengths[step], found.products[step]);
             }
@@ -150,9 +143,9 @@ impl Batch {
         &mut self,
         groups: &[Group<'_>],
         codes: &mut [u8],
-        measure: impl Fn(&Group<'_>, &mut Reconstruction) -> Measure,
+        loops: (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
     ) {
-        self.measure(groups, measure);
+        self.measure(groups, loops);
         for coded in &mut self.coded {
             *coded = Coded { scale: 1.0, explained: coded.square, ..*coded };
         }
@@ -168,12 +161,15 @@ impl Batch {
     pub(super) fn measure(
         &mut self,
         groups: &[Group<'_>],
-        measure: impl Fn(&Group<'_>, &mut Reconstruction) -> Measure,
+        (deviate, scale): (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
     ) {
         let Numbers { lens, largest, units, squares, coded, .. } = &mut self.numbers;
         for (g, (group, values)) in groups.iter().zip(&mut self.values).enumerate() {
-            Measure { largest: largest[g], square: squares[g] } = measure(group, values);
+            largest[g] = deviate(group, values);
             lens[g] = group.len as f64;
+        }
+        for ((largest, square), values) in largest.iter().zip(&mut *squares).zip(&mut self.values).take(groups.len()) {
+            *square = scale(scaling(*largest).1, values);
         }
         for g in 0..BATCH {
             units[g] = f64::from_bits(((1023 + i64::from(scaling(largest[g]).0)) as u64) << 52);
@@ -193,7 +189,7 @@ impl Batch {
     /// Starting steps of what was measured.
     #[inline(always)]
     fn take_steps<const BITS: usize>(&mut self) {
-        let Numbers { lens, largest, units, squares, coded, steps, .. } = &mut self.numbers;
+        let Numbers { lens, largest, units, squares, coded, steps, inverses, .. } = &mut self.numbers;
         for g in 0..BATCH {
             let largest = f32::from_bits(largest[g] as u32) * scaling(largest[g]).1;
             steps[1][g] = f64::from(largest) / f64::from(1_u32 << (BITS - 1));
@@ -201,6 +197,9 @@ impl Batch {
         for g in 0..BATCH {
             steps[0][g] = gaussian_step(BITS) * (squares[g] / lens[g]).sqrt();
             coded[g] &= steps[0][g] * units[g] >= SMALLEST_STEP;
+        }
+        for g in 0..BATCH {
+            inverses[g] = [(1.0 / steps[0][g]) as f32, (1.0 / steps[1][g]) as f32];
         }
     }
 

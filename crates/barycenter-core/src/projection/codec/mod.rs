@@ -55,22 +55,31 @@ pub(super) fn code_group(processor: Processor, deviations: &[f32], bits: u8, cod
     values[..deviations.len()].copy_from_slice(deviations);
     let mut batch = Batch::new();
     let group = Group { values: &values, centre: &[0.0; GROUP], len: deviations.len(), ahead: 0 };
-    code_groups(processor, bits, &mut batch, &[group], codes);
+    code_groups(processor, bits, &mut batch, &[group], codes, false);
     batch.coded[0]
 }
 
 /// Codes up to [`BATCH`] groups into 32 · `bits` bytes each; what was found is then in `batch.coded`.
-pub(super) fn code_groups(processor: Processor, bits: u8, batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
+///
+/// Writes past the caches where asked to `stream`, if the processor can: another thread may read it after [`fence`].
+pub(super) fn code_groups(
+    processor: Processor,
+    bits: u8,
+    batch: &mut Batch,
+    groups: &[Group<'_>],
+    codes: &mut [u8],
+    stream: bool,
+) {
     #[cfg(target_arch = "x86_64")]
     if processor == Processor::Avx512 {
         #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
         // SAFETY: this `Processor` exists only where it was detected.
         return unsafe {
             match bits {
-                1 => avx512::code::<1>(batch, groups, codes),
-                2 => avx512::code::<2>(batch, groups, codes),
-                4 => avx512::code::<4>(batch, groups, codes),
-                8 => avx512::code::<8>(batch, groups, codes),
+                1 => avx512::code::<1>(batch, groups, codes, stream),
+                2 => avx512::code::<2>(batch, groups, codes, stream),
+                4 => avx512::code::<4>(batch, groups, codes, stream),
+                8 => avx512::code::<8>(batch, groups, codes, stream),
                 32 => avx512::copy(batch, groups, codes),
                 other => unreachable!("{other} bits are refused before anything is coded"),
             }
@@ -100,6 +109,29 @@ pub(super) fn mean(processor: Processor, rows: &[&[f32]], into: &mut [f32]) {
         return unsafe { avx512::mean(rows, into) };
     }
     for_processor!(processor, plain::mean, (rows: &[&[f32]], into: &mut [f32]));
+}
+
+/// Copies numbers, past the caches if the processor can: another thread may read them after [`fence`].
+pub(super) fn stream(processor: Processor, from: &[f32], into: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if processor == Processor::Avx512 {
+        #[expect(unsafe_code, reason = "a function compiled for AVX-512")]
+        // SAFETY: this `Processor` exists only where it was detected.
+        return unsafe { avx512::stream(from, into) };
+    }
+    into.copy_from_slice(from);
+}
+
+/// What this thread stored past the caches is seen by those that wait for it after this.
+pub(super) fn fence(processor: Processor) {
+    #[cfg(target_arch = "x86_64")]
+    if processor == Processor::Avx512 {
+        #[expect(unsafe_code, reason = "a function compiled for AVX-512")]
+        // SAFETY: this `Processor` exists only where it was detected.
+        unsafe {
+            avx512::fence();
+        }
+    }
 }
 
 /// Half of the levels there are.
