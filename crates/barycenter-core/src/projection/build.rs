@@ -1,6 +1,6 @@
 //! Building a projection in one pass over the candidates.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, mem::MaybeUninit};
 
 use rayon::prelude::*;
 
@@ -15,7 +15,7 @@ use crate::{
     Error, Result,
     blocks::Blocks,
     checkpoint::{CheckpointFile, TensorLayout},
-    memory::zeros,
+    memory::room,
     processor::Processor,
 };
 
@@ -107,22 +107,16 @@ fn build_tensor(
     }
     let tiles = elements.div_ceil(GROUP);
     let bits = stored_bits(elements, bits);
-    let mut tensor = Tensor {
-        name: name.to_owned(),
-        block,
-        bits,
-        centre: zeros(elements),
-        anchor: Vec::new(),
-        scales: vec![0.0; if bits == 32 { 0 } else { tiles * n }],
-        codes: zeros(tiles * n * code_bytes(bits)),
-    };
+    let (mut centre, mut codes) = (room::<f32>(elements), room::<u8>(tiles * n * code_bytes(bits)));
+    let mut scales = vec![0.0; if bits == 32 { 0 } else { tiles * n }];
     let chunks = {
         // At 32 bits there are no scales: every chunk gets an empty part of them.
         let chunks = elements.div_ceil(CHUNK);
-        let mut scales: Vec<&mut [f32]> = tensor.scales.chunks_mut(CHUNK_TILES * n).collect();
+        let mut scales: Vec<&mut [f32]> = scales.chunks_mut(CHUNK_TILES * n).collect();
         scales.resize_with(chunks, || &mut []);
-        let centre = tensor.centre.par_chunks_mut(CHUNK);
-        let codes = tensor.codes.par_chunks_mut(CHUNK_TILES * n * code_bytes(bits));
+        let (centre, codes) = (centre.spare_capacity_mut(), codes.spare_capacity_mut());
+        let centre = centre[..elements].par_chunks_mut(CHUNK);
+        let codes = codes[..tiles * n * code_bytes(bits)].par_chunks_mut(CHUNK_TILES * n * code_bytes(bits));
         centre
             .zip(codes)
             .zip(scales)
@@ -132,6 +126,13 @@ fn build_tensor(
             })
             .collect::<Result<Vec<Vec<Sums>>>>()?
     };
+    #[expect(unsafe_code, reason = "only what was filled above tells that every element is there")]
+    // SAFETY: there is room for as many, the chunks cover them, and every chunk that ends well fills its part.
+    unsafe {
+        centre.set_len(elements);
+        codes.set_len(tiles * n * code_bytes(bits));
+    }
+    let tensor = Tensor { name: name.to_owned(), block, bits, centre, anchor: Vec::new(), scales, codes };
     let mut sums = vec![Sums::default(); n];
     for chunk in chunks {
         sums.iter_mut().zip(chunk).for_each(|(sum, part)| sum.add(part));
@@ -168,8 +169,8 @@ impl Sums {
 
 /// What one task fills.
 struct Part<'a> {
-    centre: &'a mut [f32],
-    codes: &'a mut [u8],
+    centre: &'a mut [MaybeUninit<f32>],
+    codes: &'a mut [MaybeUninit<u8>],
     scales: &'a mut [f32],
 }
 
@@ -227,7 +228,7 @@ fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &m
     if stream {
         codec::stream(processor, &centre[..columns], part.centre);
     } else {
-        part.centre.copy_from_slice(&centre[..columns]);
+        part.centre.write_copy_of_slice(&centre[..columns]);
     }
     let (n, bytes) = (rows.len(), code_bytes(bits));
     for (index, codes) in part.codes.chunks_mut(BATCH * bytes).enumerate() {

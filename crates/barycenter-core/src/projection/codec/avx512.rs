@@ -1,6 +1,6 @@
 //! The loops over a group's elements for AVX-512: the compiler's own code for `plain` takes three times as long.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, mem::MaybeUninit};
 
 use super::{
     GROUP, Reconstruction,
@@ -14,7 +14,7 @@ const VECTORS: usize = GROUP / LANES;
 
 /// As [`Batch::code`]; past the caches where asked.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8], stream: bool) {
+pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>], stream: bool) {
     batch.code::<BITS>(
         groups,
         codes,
@@ -26,7 +26,7 @@ pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], c
 
 /// As [`Batch::copy`].
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
+pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
     batch.copy(groups, codes, (|group, into| deviate(group, into), |factor, values| scale(factor, values)));
 }
 
@@ -156,7 +156,7 @@ fn total(lanes: __m512) -> f64 {
 /// As `plain::store`, past the caches where asked: whoever stores so ends with [`fence`].
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn store(words: &[u32], into: &mut [u8], stream: bool) {
+fn store(words: &[u32], into: &mut [MaybeUninit<u8>], stream: bool) {
     let stream = stream && into.as_ptr().addr().is_multiple_of(32);
     for (words, into) in words.as_chunks::<8>().0.iter().zip(into.as_chunks_mut::<32>().0) {
         #[expect(unsafe_code, reason = "loads and stores take pointers")]
@@ -174,7 +174,7 @@ fn store(words: &[u32], into: &mut [u8], stream: bool) {
 
 /// Copies numbers past the caches.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-pub(super) fn stream(from: &[f32], into: &mut [f32]) {
+pub(super) fn stream(from: &[f32], into: &mut [MaybeUninit<f32>]) {
     let is_aligned = into.as_ptr().addr().is_multiple_of(32);
     let ((from, last), (into, rest)) = (from.as_chunks::<8>(), into.as_chunks_mut::<8>());
     for (from, into) in from.iter().zip(into) {
@@ -182,13 +182,13 @@ pub(super) fn stream(from: &[f32], into: &mut [f32]) {
             #[expect(unsafe_code, reason = "loads and stores take pointers")]
             // SAFETY: the arrays have exactly the numbers that are read and written, and the latter was found aligned.
             unsafe {
-                _mm256_stream_ps(into.as_mut_ptr(), _mm256_loadu_ps(from.as_ptr()));
+                _mm256_stream_ps(into.as_mut_ptr().cast(), _mm256_loadu_ps(from.as_ptr()));
             }
         } else {
-            *into = *from;
+            into.write_copy_of_slice(from);
         }
     }
-    rest.copy_from_slice(last);
+    rest.write_copy_of_slice(last);
 }
 
 /// What was stored past the caches is seen by other threads after this.

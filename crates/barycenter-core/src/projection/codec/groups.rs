@@ -3,6 +3,8 @@
 
 #![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
 
+use std::mem::MaybeUninit;
+
 use super::{GROUP, Reconstruction, SMALLEST_STEP, gaussian_step};
 use crate::projection::packing;
 
@@ -108,10 +110,10 @@ impl Batch {
     pub(super) fn code<const BITS: usize>(
         &mut self,
         groups: &[Group<'_>],
-        codes: &mut [u8],
+        codes: &mut [MaybeUninit<u8>],
         loops: (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
         attempt: impl Fn(&Reconstruction, [f32; STEPS], &mut Words, *const f32) -> Attempts,
-        store: impl Fn(&[u32], &mut [u8]),
+        store: impl Fn(&[u32], &mut [MaybeUninit<u8>]),
     ) {
         self.measure(groups, loops);
         self.take_steps::<BITS>();
@@ -125,14 +127,13 @@ impl Batch {
         }
         let best = self.choose::<BITS>();
         for (g, (group, codes)) in groups.iter().zip(codes.chunks_exact_mut(32 * BITS)).enumerate() {
+            let words = &self.words[g][usize::from(best[g])][..8 * BITS];
             if !self.numbers.coded[g] {
-                codes.fill(0);
-                continue;
-            }
-            store(&self.words[g][usize::from(best[g])][..8 * BITS], codes);
-            if group.len < GROUP {
-                let all = packing::unpack::<BITS>(codes);
-                packing::pack::<BITS>(|element| if element < group.len { all[element] } else { 0 }, codes);
+                codes.fill(MaybeUninit::new(0));
+            } else if group.len < GROUP {
+                codes.write_copy_of_slice(&shortened::<BITS>(words, group.len)[..32 * BITS]);
+            } else {
+                store(words, codes);
             }
         }
     }
@@ -142,7 +143,7 @@ impl Batch {
     pub(super) fn copy(
         &mut self,
         groups: &[Group<'_>],
-        codes: &mut [u8],
+        codes: &mut [MaybeUninit<u8>],
         loops: (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
     ) {
         self.measure(groups, loops);
@@ -151,7 +152,7 @@ impl Batch {
         }
         for (group, codes) in groups.iter().zip(codes.as_chunks_mut::<{ 4 * GROUP }>().0) {
             for ((code, value), centre) in codes.as_chunks_mut::<4>().0.iter_mut().zip(group.values).zip(group.centre) {
-                *code = (value - centre).to_le_bytes();
+                *code = (value - centre).to_le_bytes().map(MaybeUninit::new);
             }
         }
     }
@@ -229,6 +230,17 @@ impl Batch {
         }
         best
     }
+}
+
+/// The bytes of words, with no codes after the first `len`.
+fn shortened<const BITS: usize>(words: &[u32], len: usize) -> [u8; GROUP] {
+    let mut bytes = [0; GROUP];
+    for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
+    }
+    let codes = packing::unpack::<BITS>(&bytes[..32 * BITS]);
+    packing::pack::<BITS>(|element| if element < len { codes[element] } else { 0 }, &mut bytes[..32 * BITS]);
+    bytes
 }
 
 /// The exponent of the power of two below a magnitude, given as its bits, and one over that power. Numbers so large that this

@@ -8,6 +8,8 @@ mod avx512;
 mod groups;
 mod plain;
 
+use std::mem::MaybeUninit;
+
 pub(super) use self::groups::{BATCH, Batch, Coded, Group};
 use super::packing;
 use crate::processor::{Processor, for_processor};
@@ -55,11 +57,14 @@ pub(super) fn code_group(processor: Processor, deviations: &[f32], bits: u8, cod
     values[..deviations.len()].copy_from_slice(deviations);
     let mut batch = Batch::new();
     let group = Group { values: &values, centre: &[0.0; GROUP], len: deviations.len(), ahead: 0 };
+    #[expect(unsafe_code, reason = "numbers that are there, seen as room for them")]
+    // SAFETY: nothing but codes is written, so that every byte stays one that is there.
+    let codes = unsafe { &mut *(std::ptr::from_mut(codes) as *mut [MaybeUninit<u8>]) };
     code_groups(processor, bits, &mut batch, &[group], codes, false);
     batch.coded[0]
 }
 
-/// Codes up to [`BATCH`] groups into 32 · `bits` bytes each; what was found is then in `batch.coded`.
+/// Codes up to [`BATCH`] groups into 32 · `bits` bytes each, all of which are written; what was found is then in `batch.coded`.
 ///
 /// Writes past the caches where asked to `stream`, if the processor can: another thread may read it after [`fence`].
 pub(super) fn code_groups(
@@ -67,7 +72,7 @@ pub(super) fn code_groups(
     bits: u8,
     batch: &mut Batch,
     groups: &[Group<'_>],
-    codes: &mut [u8],
+    codes: &mut [MaybeUninit<u8>],
     stream: bool,
 ) {
     #[cfg(target_arch = "x86_64")]
@@ -87,7 +92,7 @@ pub(super) fn code_groups(
     }
     macro_rules! on_processor {
         ($body:path) => {
-            for_processor!(processor, $body, (batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]))
+            for_processor!(processor, $body, (batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]))
         };
     }
     match bits {
@@ -112,14 +117,14 @@ pub(super) fn mean(processor: Processor, rows: &[&[f32]], into: &mut [f32]) {
 }
 
 /// Copies numbers, past the caches if the processor can: another thread may read them after [`fence`].
-pub(super) fn stream(processor: Processor, from: &[f32], into: &mut [f32]) {
+pub(super) fn stream(processor: Processor, from: &[f32], into: &mut [MaybeUninit<f32>]) {
     #[cfg(target_arch = "x86_64")]
     if processor == Processor::Avx512 {
         #[expect(unsafe_code, reason = "a function compiled for AVX-512")]
         // SAFETY: this `Processor` exists only where it was detected.
         return unsafe { avx512::stream(from, into) };
     }
-    into.copy_from_slice(from);
+    into.write_copy_of_slice(from);
 }
 
 /// What this thread stored past the caches is seen by those that wait for it after this.

@@ -2,6 +2,8 @@
 
 #![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
 
+use std::mem::MaybeUninit;
+
 use super::{
     GROUP, Reconstruction,
     groups::{Attempts, Batch, Group, LANES, STEPS, Words, total},
@@ -14,13 +16,13 @@ use crate::{
 
 /// As [`Batch::code`].
 #[inline(always)]
-pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
+pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
     batch.code::<BITS>(groups, codes, (deviate, scale), attempt::<BITS>, store);
 }
 
 /// Codes at 32 bits, where the deviations are their own codes.
 #[inline(always)]
-pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
+pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
     batch.copy(groups, codes, (deviate, scale));
 }
 
@@ -103,9 +105,9 @@ fn whole<const BITS: usize>(value: f32, inverse: f32) -> i32 {
 
 /// Writes words in the order of their bytes.
 #[inline(always)]
-pub(super) fn store(words: &[u32], into: &mut [u8]) {
+pub(super) fn store(words: &[u32], into: &mut [MaybeUninit<u8>]) {
     for (bytes, word) in into.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *bytes = word.to_le_bytes();
+        *bytes = word.to_le_bytes().map(MaybeUninit::new);
     }
 }
 
