@@ -19,8 +19,8 @@ use crate::{
     processor::Processor,
 };
 
-/// Columns that are held at a time.
-const STRIP: usize = 2 * GROUP;
+/// Columns that are held at a time: those that come next are on their way from memory meanwhile.
+const STRIP: usize = 4 * GROUP;
 
 impl Projection {
     /// Builds the projection of checked candidates (`checkpoint::check_candidates`), reading every byte once.
@@ -121,8 +121,8 @@ fn build_tensor(
             .zip(codes)
             .zip(scales)
             .enumerate()
-            .map(|(chunk, ((centre, codes), scales))| {
-                build_chunk(candidates, name, chunk, (bits, stream), &mut Part { centre, codes, scales })
+            .map_init(Batch::new, |batch, (chunk, ((centre, codes), scales))| {
+                build_chunk(candidates, name, chunk, (bits, stream), (batch, Part { centre, codes, scales }))
             })
             .collect::<Result<Vec<Vec<Sums>>>>()?
     };
@@ -190,14 +190,14 @@ fn build_chunk(
     name: &str,
     chunk: usize,
     (bits, stream): (u8, bool),
-    part: &mut Part<'_>,
+    (batch, part): (&mut Batch, Part<'_>),
 ) -> Result<Vec<Sums>> {
     let n = candidates.len();
     let (tiles, bytes) = (STRIP / GROUP, code_bytes(bits));
     let stored = candidates.iter().map(|candidate| candidate.as_f32(name)).collect::<Result<Vec<_>>>()?;
     let mut sums = vec![Sums::default(); n];
-    let mut copies = vec![[0.0; STRIP]; n];
-    let (mut centre_of_strip, mut batch) = ([0.0; STRIP], Batch::new());
+    let mut copies = vec![Vec::new(); n];
+    let mut centre_of_strip = [0.0; STRIP];
     let mut scales = part.scales.chunks_mut(tiles * n);
     let strips = part.centre.chunks_mut(STRIP).zip(part.codes.chunks_mut(tiles * n * bytes));
     for (strip, (centre, codes)) in strips.enumerate() {
@@ -206,12 +206,13 @@ fn build_chunk(
         for ((candidate, stored), copy) in candidates.iter().zip(&stored).zip(&mut copies) {
             let whole = stored.and_then(|stored| stored.get(first..first + STRIP));
             if whole.is_none() {
-                copy.fill(0.0);
+                copy.clear();
+                copy.resize(STRIP, 0.0);
                 candidate.fill_f32(name, first, &mut copy[..centre.len()])?;
             }
             rows.push(whole.unwrap_or(copy));
         }
-        let mut held = Columns { rows, centre: &mut centre_of_strip, batch: &mut batch, stream };
+        let mut held = Columns { rows, centre: &mut centre_of_strip, batch: &mut *batch, stream };
         let mut strip = Part { centre, codes, scales: scales.next().unwrap_or_default() };
         code_columns(Processor::detected(), bits, &mut held, &mut strip, &mut sums);
     }

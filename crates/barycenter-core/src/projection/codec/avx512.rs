@@ -1,6 +1,21 @@
-//! The loops over a group's elements for AVX-512: the compiler's own code for `plain` takes three times as long.
+//! The loops over a group's elements for AVX-512, in registers from the load to the sums. They give the bits of `plain`: only
+//! what is exact is reckoned in another way, and what is rounded is rounded in the same order.
 
-use std::{arch::x86_64::*, mem::MaybeUninit};
+use std::{
+    arch::x86_64::{
+        __m256, __m256i, __m512, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEG_INF, _mm_add_pd, _mm_add_sd,
+        _mm_cvtsd_f64, _mm_sfence, _mm_unpackhi_pd, _mm256_add_pd, _mm256_castpd256_pd128, _mm256_extractf128_pd,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_or_si256, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+        _mm256_stream_ps, _mm256_stream_si256, _mm512_add_pd, _mm512_add_ps, _mm512_and_si512, _mm512_castpd512_pd256,
+        _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_si256, _mm512_cvtpd_ps, _mm512_cvtps_epi32,
+        _mm512_cvtps_pd, _mm512_extractf32x8_ps, _mm512_extractf64x4_pd, _mm512_extracti64x4_epi64, _mm512_fmadd_pd,
+        _mm512_fmadd_ps, _mm512_fnmadd_pd, _mm512_loadu_ps, _mm512_max_epi32, _mm512_mul_pd, _mm512_mul_ps,
+        _mm512_or_si512, _mm512_range_ps, _mm512_reduce_max_epi32, _mm512_roundscale_ps, _mm512_set1_epi32,
+        _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
+        _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
+    },
+    mem::MaybeUninit,
+};
 
 use super::{
     GROUP, Reconstruction,
@@ -14,7 +29,12 @@ const VECTORS: usize = GROUP / LANES;
 
 /// As [`Batch::code`]; past the caches where asked.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>], stream: bool) {
+pub(super) fn code<const BITS: usize>(
+    batch: &mut Batch,
+    groups: &[Group<'_>],
+    codes: &mut [MaybeUninit<u8>],
+    stream: bool,
+) {
     batch.code::<BITS>(
         groups,
         codes,
@@ -79,7 +99,6 @@ fn attempt<const BITS: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
 fn attempts<const BITS: usize, const N: usize>(
     values: &Reconstruction,
     inverses: [f32; N],
@@ -87,7 +106,7 @@ fn attempts<const BITS: usize, const N: usize>(
     ahead: *const f32,
 ) -> ([f64; N], [f64; N]) {
     let half = half_levels(BITS);
-    // The largest number that stays below the end of the levels when half of them is added.
+    // The largest number that stays below the end of the levels when half of them is added, so that its floor is the last code.
     let limit = _mm512_set1_ps((2.0 * half).next_down() - half);
     let (half, lowest) = (_mm512_set1_ps(half), _mm512_set1_ps(0.5 - half));
     let mut inverse = [half; N];
@@ -107,11 +126,12 @@ fn attempts<const BITS: usize, const N: usize>(
                 let value = load(values, vector);
                 let weight = _mm512_set1_ps((1_u32 << (slot * shift)) as f32);
                 for n in 0..N {
-                    // The smaller magnitude with the sign of the first.
+                    // The smaller magnitude with the sign of the first: one operation where a minimum and a maximum are two.
                     let place = _mm512_range_ps::<0b0010>(_mm512_mul_ps(value, inverse[n]), limit);
                     let place = _mm512_add_ps(place, half);
                     let code = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(place);
                     let level = _mm512_add_ps(code, lowest);
+                    // Fused where the product is exact; the other is rounded first, as every processor can.
                     lengths[n] = _mm512_fmadd_ps(level, level, lengths[n]);
                     products[n] = _mm512_add_ps(products[n], _mm512_mul_ps(level, value));
                     halves[n] = _mm512_fmadd_ps(code, weight, halves[n]);
@@ -197,7 +217,12 @@ pub(super) fn fence() {
     _mm_sfence();
 }
 
-/// As `plain::mean`.
+/// As `plain::mean`, without its division, which takes longer than all the rest.
+///
+/// A sum times one over n is at most two units in the last place beside the quotient. What is left of the sum is a whole number
+/// of these units times n, and exact; its n-th part, added in one rounding, gives the quotient's own rounding unless the quotient
+/// is nearer to the middle between two numbers than 2^-53 units. It never is: it is a multiple of 1 / n units off the middle, and
+/// not on it, because n times a number of 54 bits, the last of them 1, has more bits than a sum does.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 #[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
 pub(super) fn mean(rows: &[&[f32]], into: &mut [f32]) {

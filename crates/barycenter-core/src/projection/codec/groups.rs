@@ -8,8 +8,9 @@ use std::mem::MaybeUninit;
 use super::{GROUP, Reconstruction, SMALLEST_STEP, gaussian_step};
 use crate::projection::packing;
 
-/// Groups that are coded together: with all there is to keep of them, they stay in the nearest cache.
-pub(in crate::projection) const BATCH: usize = 16;
+/// Groups that are coded together: few enough to stay in the near caches with all that is kept of them, and so many that what
+/// waits for the last of them is soon forgotten.
+pub(in crate::projection) const BATCH: usize = 24;
 
 /// Running sums kept apart while a group is summed.
 pub(super) const LANES: usize = 16;
@@ -56,13 +57,19 @@ pub(in crate::projection) struct Group<'a> {
 }
 
 /// Room for coding groups, one batch after the other.
-#[repr(C, align(64))]
 pub(in crate::projection) struct Batch {
-    values: [Reconstruction; BATCH],
-    words: [Words; BATCH],
+    elements: Vec<Elements>,
     numbers: Numbers,
     /// What was found, a group of the last batch each.
     pub(in crate::projection) coded: [Coded; BATCH],
+}
+
+/// What is kept of the elements of a group.
+#[derive(Clone)]
+#[repr(C, align(64))]
+struct Elements {
+    values: Reconstruction,
+    words: Words,
 }
 
 /// The numbers of a batch that are not sums over elements.
@@ -85,11 +92,10 @@ struct Numbers {
 }
 
 impl Batch {
-    pub(in crate::projection) fn new() -> Box<Self> {
+    pub(in crate::projection) fn new() -> Self {
         let (none, both) = ([0.0; BATCH], [[0.0; BATCH]; STEPS]);
-        Box::new(Self {
-            values: [[0.0; GROUP]; BATCH],
-            words: [[[0; GROUP / 4]; STEPS]; BATCH],
+        Self {
+            elements: vec![Elements { values: [0.0; GROUP], words: [[0; GROUP / 4]; STEPS] }; BATCH],
             numbers: Numbers {
                 lens: [1.0; BATCH],
                 largest: [0; BATCH],
@@ -102,7 +108,7 @@ impl Batch {
                 products: both,
             },
             coded: [Coded::NOTHING; BATCH],
-        })
+        }
     }
 
     /// Codes up to [`BATCH`] groups into their bytes, one after the other.
@@ -118,7 +124,7 @@ impl Batch {
         self.measure(groups, loops);
         self.take_steps::<BITS>();
         let Numbers { inverses, lengths, products, .. } = &mut self.numbers;
-        for (g, (group, (values, words))) in groups.iter().zip(self.values.iter().zip(&mut self.words)).enumerate() {
+        for (g, (group, Elements { values, words })) in groups.iter().zip(&mut self.elements).enumerate() {
             let ahead = group.values.as_ptr().wrapping_add(group.ahead);
             let found = attempt(values, inverses[g], words, ahead);
             for step in 0..STEPS {
@@ -127,7 +133,7 @@ impl Batch {
         }
         let best = self.choose::<BITS>();
         for (g, (group, codes)) in groups.iter().zip(codes.chunks_exact_mut(32 * BITS)).enumerate() {
-            let words = &self.words[g][usize::from(best[g])][..8 * BITS];
+            let words = &self.elements[g].words[usize::from(best[g])][..8 * BITS];
             if !self.numbers.coded[g] {
                 codes.fill(MaybeUninit::new(0));
             } else if group.len < GROUP {
@@ -165,12 +171,12 @@ impl Batch {
         (deviate, scale): (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
     ) {
         let Numbers { lens, largest, units, squares, coded, .. } = &mut self.numbers;
-        for (g, (group, values)) in groups.iter().zip(&mut self.values).enumerate() {
-            largest[g] = deviate(group, values);
+        for (g, (group, elements)) in groups.iter().zip(&mut self.elements).enumerate() {
+            largest[g] = deviate(group, &mut elements.values);
             lens[g] = group.len as f64;
         }
-        for ((largest, square), values) in largest.iter().zip(&mut *squares).zip(&mut self.values).take(groups.len()) {
-            *square = scale(scaling(*largest).1, values);
+        for (g, elements) in self.elements.iter_mut().enumerate().take(groups.len()) {
+            squares[g] = scale(scaling(largest[g]).1, &mut elements.values);
         }
         for g in 0..BATCH {
             units[g] = f64::from_bits(((1023 + i64::from(scaling(largest[g]).0)) as u64) << 52);
@@ -181,7 +187,7 @@ impl Batch {
             coded[g] = (0x0080_0000..0x7f80_0000).contains(&largest);
             self.coded[g] = match largest {
                 ..0x0080_0000 => Coded::NOTHING,
-                ..0x7f80_0000 => Coded { scale: 0.0, square, explained: 0.0 },
+                0x0080_0000..0x7f80_0000 => Coded { scale: 0.0, square, explained: 0.0 },
                 _ => Coded { scale: f32::NAN, square: f64::NAN, explained: 0.0 },
             };
         }
@@ -207,7 +213,7 @@ impl Batch {
     /// Which of the attempts explains more, and what it found.
     #[inline(always)]
     fn choose<const BITS: usize>(&mut self) -> [bool; BATCH] {
-        let Numbers { lens, units, coded, steps, lengths, products, .. } = & self.numbers;
+        let Numbers { lens, units, coded, steps, lengths, products, .. } = &self.numbers;
         let mut best = [false; BATCH];
         let (mut scales, mut explained) = ([0.0; BATCH], [0.0; BATCH]);
         for g in 0..BATCH {
