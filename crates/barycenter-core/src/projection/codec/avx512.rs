@@ -84,11 +84,12 @@ fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 fn attempt<const BITS: usize>(
     values: &Reconstruction,
-    inverses: [f32; STEPS],
+    (inverses, both): ([f32; STEPS], bool),
     into: &mut Packed,
     ahead: *const f32,
 ) -> Attempts {
-    if BITS == 1 {
+    // At 8 bits the second step is seldom needed; at fewer, whether it is cannot be guessed, and a wrong guess costs as much.
+    if BITS == 1 || (BITS == 8 && !both) {
         let ([length], [product]) = attempts::<BITS, 1>(values, [inverses[0]], into, ahead);
         Attempts { lengths: [length; STEPS], products: [product; STEPS] }
     } else {

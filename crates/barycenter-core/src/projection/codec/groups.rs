@@ -118,15 +118,15 @@ impl Batch {
         groups: &[Group<'_>],
         codes: &mut [MaybeUninit<u8>],
         loops: (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
-        attempt: impl Fn(&Reconstruction, [f32; STEPS], &mut Packed, *const f32) -> Attempts,
+        attempt: impl Fn(&Reconstruction, ([f32; STEPS], bool), &mut Packed, *const f32) -> Attempts,
         (pack, store): (impl Fn(&Reconstruction, f32, &mut [u8]), impl Fn(&[u8], &mut [MaybeUninit<u8>])),
     ) {
         self.measure(groups, loops);
         self.take_steps::<BITS>();
-        let Numbers { inverses, lengths, products, .. } = &mut self.numbers;
+        let Numbers { steps, inverses, lengths, products, .. } = &mut self.numbers;
         for (g, (group, Elements { values, packed })) in groups.iter().zip(&mut self.elements).enumerate() {
             let ahead = group.values.as_ptr().wrapping_add(group.ahead);
-            let found = attempt(values, inverses[g], packed, ahead);
+            let found = attempt(values, (inverses[g], steps[1][g] > steps[0][g]), packed, ahead);
             for step in 0..STEPS {
                 (lengths[step][g], products[step][g]) = (found.lengths[step], found.products[step]);
             }

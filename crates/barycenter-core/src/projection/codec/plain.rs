@@ -56,40 +56,37 @@ pub(super) fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
     total(&squares)
 }
 
-/// Tries values under one over each of the steps; their codes are left to [`pack`].
+/// Tries values under one over the first step, and the second where asked; their codes are left to [`pack`].
 #[inline(always)]
 pub(super) fn attempt<const BITS: usize>(
     values: &Reconstruction,
-    inverses: [f32; STEPS],
+    (inverses, both): ([f32; STEPS], bool),
     _packed: &mut Packed,
     ahead: *const f32,
 ) -> Attempts {
     for line in (0..GROUP).step_by(LINE) {
         prefetch(ahead.wrapping_add(line));
     }
-    if BITS == 1 {
-        let ([length], [product]) = attempts::<BITS, 1>(values, [inverses[0]]);
-        Attempts { lengths: [length; STEPS], products: [product; STEPS] }
-    } else {
-        let (lengths, products) = attempts::<BITS, STEPS>(values, inverses);
-        Attempts { lengths, products }
+    let mut found = Attempts { lengths: [0.0; STEPS], products: [0.0; STEPS] };
+    // One after the other: the sums of both would not stay in the registers of AVX2.
+    for (step, inverse) in inverses.into_iter().enumerate().take(if BITS > 1 && both { STEPS } else { 1 }) {
+        (found.lengths[step], found.products[step]) = sums::<BITS>(values, inverse);
     }
+    found
 }
 
+/// Sums of the squared levels and of levels times values.
 #[inline(always)]
-fn attempts<const BITS: usize, const N: usize>(values: &Reconstruction, inverses: [f32; N]) -> ([f64; N], [f64; N]) {
-    let (mut lengths, mut products) = ([[0f32; LANES]; N], [[0f32; LANES]; N]);
+fn sums<const BITS: usize>(values: &Reconstruction, inverse: f32) -> (f64, f64) {
+    let (mut lengths, mut products) = ([0f32; LANES], [0f32; LANES]);
     for values in values.as_chunks::<LANES>().0 {
-        for attempt in 0..N {
-            let (lengths, products) = (&mut lengths[attempt], &mut products[attempt]);
-            for lane in 0..LANES {
-                let level = whole::<BITS>(values[lane], inverses[attempt]) as f32 + (0.5 - half_levels(BITS));
-                lengths[lane] += level * level;
-                products[lane] += level * values[lane];
-            }
+        for lane in 0..LANES {
+            let level = whole::<BITS>(values[lane], inverse) as f32 + (0.5 - half_levels(BITS));
+            lengths[lane] += level * level;
+            products[lane] += level * values[lane];
         }
     }
-    (lengths.each_ref().map(total), products.each_ref().map(total))
+    (total(&lengths), total(&products))
 }
 
 /// Packs the codes of values under one over a step.
