@@ -1,34 +1,26 @@
 //! Building a projection in one pass over the candidates.
 
-#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
-
-use std::collections::HashSet;
+use std::{collections::HashSet, mem::MaybeUninit};
 
 use rayon::prelude::*;
 
 use super::{
     GROUP, Projection, Tensor,
-    codec::{self, Scratch},
-    kernels::{CHUNK, CHUNK_TILES},
+    codec::{self, BATCH, Batch, Group},
+    kernels::{CHUNK, CHUNK_TILES, STREAMED},
     packing::code_bytes,
     stored_bits,
 };
 use crate::{
     Error, Result,
     blocks::Blocks,
-    checkpoint::CheckpointFile,
-    memory::{prefetch, zeros},
-    processor::{Processor, for_processor},
+    checkpoint::{CheckpointFile, TensorLayout},
+    memory::room,
+    processor::Processor,
 };
 
-/// Columns that are held at a time.
+/// Columns that are held at a time: those that come next are on their way from memory meanwhile.
 const STRIP: usize = 4 * GROUP;
-
-/// Numbers of a cache line.
-const LINE: usize = 16;
-
-/// Sums of so many columns stay in registers while the candidates go by.
-const LANES: usize = 16;
 
 impl Projection {
     /// Builds the projection of checked candidates (`checkpoint::check_candidates`), reading every byte once.
@@ -57,11 +49,13 @@ impl Projection {
             return Err(Error::input(format!("{names} tensors are averaged, the blocks are cut for {cut}")));
         }
         let (n, block_count) = (candidates.len(), blocks.len());
+        let elements = averaged.iter().filter_map(|name| candidates[0].tensor(name).ok()).map(TensorLayout::elements);
+        let stream = elements.sum::<usize>() > STREAMED;
         let mut sums = vec![Sums::default(); n * block_count];
         let mut tensors = Vec::with_capacity(averaged.len());
         for (t, name) in averaged.iter().enumerate() {
             let block = blocks.block_of(t);
-            let (tensor, of_tensor) = build_tensor(candidates, name, block, bits)?;
+            let (tensor, of_tensor) = build_tensor(candidates, name, block, (bits, stream))?;
             for (i, of_candidate) in of_tensor.into_iter().enumerate() {
                 if !of_candidate.square.is_finite() {
                     let what = format!("tensor `{name}` of candidate {i} (from 0) is not finite in 32 bits");
@@ -96,7 +90,12 @@ fn check_names(averaged: &[String]) -> Result<()> {
     }
 }
 
-fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u8) -> Result<(Tensor, Vec<Sums>)> {
+fn build_tensor(
+    candidates: &[CheckpointFile],
+    name: &str,
+    block: usize,
+    (bits, stream): (u8, bool),
+) -> Result<(Tensor, Vec<Sums>)> {
     let (n, elements) = (candidates.len(), candidates[0].tensor(name)?.elements());
     for candidate in candidates {
         let held = candidate.tensor(name)?.elements();
@@ -108,31 +107,32 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
     }
     let tiles = elements.div_ceil(GROUP);
     let bits = stored_bits(elements, bits);
-    let mut tensor = Tensor {
-        name: name.to_owned(),
-        block,
-        bits,
-        centre: zeros(elements),
-        anchor: Vec::new(),
-        scales: vec![0.0; if bits == 32 { 0 } else { tiles * n }],
-        codes: zeros(tiles * n * code_bytes(bits)),
-    };
+    let (mut centre, mut codes) = (room::<f32>(elements), room::<u8>(tiles * n * code_bytes(bits)));
+    let mut scales = vec![0.0; if bits == 32 { 0 } else { tiles * n }];
     let chunks = {
         // At 32 bits there are no scales: every chunk gets an empty part of them.
         let chunks = elements.div_ceil(CHUNK);
-        let mut scales: Vec<&mut [f32]> = tensor.scales.chunks_mut(CHUNK_TILES * n).collect();
+        let mut scales: Vec<&mut [f32]> = scales.chunks_mut(CHUNK_TILES * n).collect();
         scales.resize_with(chunks, || &mut []);
-        let centre = tensor.centre.par_chunks_mut(CHUNK);
-        let codes = tensor.codes.par_chunks_mut(CHUNK_TILES * n * code_bytes(bits));
+        let (centre, codes) = (centre.spare_capacity_mut(), codes.spare_capacity_mut());
+        let centre = centre[..elements].par_chunks_mut(CHUNK);
+        let codes = codes[..tiles * n * code_bytes(bits)].par_chunks_mut(CHUNK_TILES * n * code_bytes(bits));
         centre
             .zip(codes)
             .zip(scales)
             .enumerate()
-            .map(|(chunk, ((centre, codes), scales))| {
-                build_chunk(candidates, name, chunk, bits, &mut Part { centre, codes, scales })
+            .map_init(Batch::new, |batch, (chunk, ((centre, codes), scales))| {
+                build_chunk(candidates, name, chunk, (bits, stream), (batch, Part { centre, codes, scales }))
             })
             .collect::<Result<Vec<Vec<Sums>>>>()?
     };
+    #[expect(unsafe_code, reason = "only what was filled above tells that every element is there")]
+    // SAFETY: there is room for as many, the chunks cover them, and every chunk that ends well fills its part.
+    unsafe {
+        centre.set_len(elements);
+        codes.set_len(tiles * n * code_bytes(bits));
+    }
+    let tensor = Tensor { name: name.to_owned(), block, bits, centre, anchor: Vec::new(), scales, codes };
     let mut sums = vec![Sums::default(); n];
     for chunk in chunks {
         sums.iter_mut().zip(chunk).for_each(|(sum, part)| sum.add(part));
@@ -169,8 +169,8 @@ impl Sums {
 
 /// What one task fills.
 struct Part<'a> {
-    centre: &'a mut [f32],
-    codes: &'a mut [u8],
+    centre: &'a mut [MaybeUninit<f32>],
+    codes: &'a mut [MaybeUninit<u8>],
     scales: &'a mut [f32],
 }
 
@@ -178,8 +178,10 @@ struct Part<'a> {
 struct Columns<'a> {
     /// Of [`STRIP`] elements each; zeros where columns are not there.
     rows: Vec<&'a [f32]>,
-    deviations: [f32; GROUP],
-    scratch: Scratch,
+    centre: &'a mut [f32; STRIP],
+    batch: &'a mut Batch,
+    /// Whether to write past the caches.
+    stream: bool,
 }
 
 /// Fills one chunk of columns and returns the sums over the candidates' deviations in it.
@@ -187,15 +189,15 @@ fn build_chunk(
     candidates: &[CheckpointFile],
     name: &str,
     chunk: usize,
-    bits: u8,
-    part: &mut Part<'_>,
+    (bits, stream): (u8, bool),
+    (batch, part): (&mut Batch, Part<'_>),
 ) -> Result<Vec<Sums>> {
     let n = candidates.len();
     let (tiles, bytes) = (STRIP / GROUP, code_bytes(bits));
     let stored = candidates.iter().map(|candidate| candidate.as_f32(name)).collect::<Result<Vec<_>>>()?;
     let mut sums = vec![Sums::default(); n];
-    let mut copies = vec![[0.0; STRIP]; n];
-    let (mut deviations, mut scratch) = ([0.0; GROUP], Scratch::new());
+    let mut copies = vec![Vec::new(); n];
+    let mut centre_of_strip = [0.0; STRIP];
     let mut scales = part.scales.chunks_mut(tiles * n);
     let strips = part.centre.chunks_mut(STRIP).zip(part.codes.chunks_mut(tiles * n * bytes));
     for (strip, (centre, codes)) in strips.enumerate() {
@@ -204,75 +206,48 @@ fn build_chunk(
         for ((candidate, stored), copy) in candidates.iter().zip(&stored).zip(&mut copies) {
             let whole = stored.and_then(|stored| stored.get(first..first + STRIP));
             if whole.is_none() {
-                copy.fill(0.0);
+                copy.clear();
+                copy.resize(STRIP, 0.0);
                 candidate.fill_f32(name, first, &mut copy[..centre.len()])?;
             }
             rows.push(whole.unwrap_or(copy));
         }
-        let mut held = Columns { rows, deviations, scratch };
+        let mut held = Columns { rows, centre: &mut centre_of_strip, batch: &mut *batch, stream };
         let mut strip = Part { centre, codes, scales: scales.next().unwrap_or_default() };
         code_columns(Processor::detected(), bits, &mut held, &mut strip, &mut sums);
-        Columns { deviations, scratch, .. } = held;
     }
+    codec::fence(Processor::detected());
     Ok(sums)
 }
 
-fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
-    macro_rules! on_processor {
-        ($body:path) => {
-            for_processor!(processor, $body, (held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]))
-        };
-    }
-    match bits {
-        1 => on_processor!(code_strip::<1>),
-        2 => on_processor!(code_strip::<2>),
-        4 => on_processor!(code_strip::<4>),
-        8 => on_processor!(code_strip::<8>),
-        _ => on_processor!(code_strip::<32>),
-    }
-}
-
 /// Makes the centre of some columns, and of each candidate the codes, scales and sums of its deviation.
-#[inline(always)]
-fn code_strip<const BITS: usize>(held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
-    let n = held.rows.len();
-    // Summed in f64: n equal f32 values give themselves back exactly, so that their deviations are exactly zero.
-    for (strip, centre) in part.centre.chunks_mut(LANES).enumerate() {
-        let mut totals = [0.0; LANES];
-        for row in &held.rows {
-            for (sum, value) in totals.iter_mut().zip(&row.as_chunks::<LANES>().0[strip]) {
-                *sum += f64::from(*value);
-            }
-        }
-        let means = totals.map(|sum| (sum / n as f64) as f32);
-        centre.copy_from_slice(&means[..centre.len()]);
+fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
+    let Columns { rows, centre, batch, stream } = held;
+    let stream = *stream;
+    codec::mean(processor, rows, &mut centre[..]);
+    let columns = part.centre.len();
+    if stream {
+        codec::stream(processor, &centre[..columns], part.centre);
+    } else {
+        part.centre.write_copy_of_slice(&centre[..columns]);
     }
-    let bytes = 32 * BITS;
-    for (tile, centre) in part.centre.chunks(GROUP).enumerate() {
-        let mut middle = [0.0; GROUP];
-        middle[..centre.len()].copy_from_slice(centre);
-        for (i, (row, sums)) in held.rows.iter().zip(&mut *sums).enumerate() {
-            let row = &row.as_chunks::<GROUP>().0[tile];
-            for line in row.chunks(LINE) {
-                // The same columns of the next strip: this one's take longer to code than those to arrive.
-                prefetch(line.as_ptr().wrapping_add(STRIP));
+    let (n, bytes) = (rows.len(), code_bytes(bits));
+    for (index, codes) in part.codes.chunks_mut(BATCH * bytes).enumerate() {
+        let (first, count) = (index * BATCH, codes.len() / bytes);
+        let nothing = Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0, ahead: 0 };
+        let mut groups = [nothing; BATCH];
+        for (place, group) in (first..).zip(&mut groups[..count]) {
+            let (tile, i) = (place / n, place % n);
+            let values = &rows[i].as_chunks::<GROUP>().0[tile];
+            let len = (columns - tile * GROUP).min(GROUP);
+            *group = Group { values, centre: &centre.as_chunks::<GROUP>().0[tile], len, ahead: STRIP };
+        }
+        codec::code_groups(processor, bits, batch, &groups[..count], codes, stream);
+        for (place, coded) in (first..).zip(&batch.coded[..count]) {
+            if let Some(scale) = part.scales.get_mut(place) {
+                *scale = coded.scale;
             }
-            for ((d, value), c) in held.deviations.iter_mut().zip(row).zip(&middle) {
-                *d = value - c;
-            }
-            held.deviations[centre.len()..].fill(0.0);
-            let place = tile * n + i;
-            let codes = &mut part.codes[place * bytes..(place + 1) * bytes];
-            if BITS == 32 {
-                sums.square += codec::square(&held.deviations, &mut held.scratch);
-                for (code, d) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&held.deviations) {
-                    *code = d.to_le_bytes();
-                }
-            } else {
-                let coded = codec::code::<BITS>(&held.deviations, centre.len(), &mut held.scratch, codes);
-                part.scales[place] = coded.scale;
-                sums.add(Sums { square: coded.square, explained: coded.explained });
-            }
+            sums[place % n].add(Sums { square: coded.square, explained: coded.explained });
         }
     }
 }
