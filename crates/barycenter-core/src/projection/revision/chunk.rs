@@ -1,0 +1,234 @@
+//! A chunk of columns of a tensor that is revised: the centre moves, those that come are coded, those that stay are copied, and all
+//! are projected on the way that the centre went, while they lie in the near caches.
+
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
+use super::{Found, Places};
+use crate::{
+    Error, Result,
+    checkpoint::CheckpointFile,
+    processor::{Processor, for_processor},
+    projection::{
+        GROUP,
+        build::Sums,
+        codec::code_group,
+        kernels::{CHUNK, Packed, project_chunk},
+        packing::code_bytes,
+    },
+};
+
+/// Tiles that are held at a time.
+const STRIP_TILES: usize = 4;
+
+/// Columns that are held at a time.
+const STRIP: usize = STRIP_TILES * GROUP;
+
+/// Numbers that are summed beside each other.
+const LANES: usize = 16;
+
+/// A tensor before it was revised.
+pub(super) struct Chunk<'a> {
+    pub name: &'a str,
+    pub bits: u8,
+    pub codes: &'a [u8],
+    pub scales: &'a [f32],
+    pub anchor: &'a [f32],
+    /// Whether it was never revised before: its centre is the anchor.
+    pub is_first: bool,
+    /// Candidates before.
+    pub n: usize,
+    pub places: &'a Places<'a>,
+}
+
+/// What one task fills: some columns of the revised tensor.
+pub(super) struct Part<'a> {
+    /// What it was before, unless that was the anchor.
+    pub centre: &'a mut [f32],
+    pub codes: &'a mut [u8],
+    pub scales: &'a mut [f32],
+}
+
+impl Chunk<'_> {
+    /// Fills one chunk of columns.
+    pub fn revise(&self, chunk: usize, part: &mut Part<'_>) -> Result<Found> {
+        let (processor, rows) = (Processor::detected(), self.places.rows);
+        let tile_bytes = rows * code_bytes(self.bits);
+        let mut going = Rows::of(self.places.dropped.iter().copied(), self.name)?;
+        let mut coming = Rows::of(self.places.added.iter().map(|(_, file)| *file), self.name)?;
+        let (mut found, mut columns) = (Found::nothing(self.places), Columns::NOTHING);
+        let mut ways = vec![0.0; part.centre.len()];
+        for (strip, (centre, way)) in part.centre.chunks_mut(STRIP).zip(ways.chunks_mut(STRIP)).enumerate() {
+            let (first, len) = (chunk * CHUNK + strip * STRIP, centre.len());
+            let change = Change {
+                going: going.columns(self.name, first, len)?,
+                coming: coming.columns(self.name, first, len)?,
+                counts: [self.n as f64, rows as f64],
+            };
+            columns.fill(if self.is_first { None } else { Some(centre) }, &self.anchor[first..][..len]);
+            move_centre(processor, &mut columns, &change);
+            centre.copy_from_slice(&columns.centre[..len]);
+            way.copy_from_slice(&columns.way[..len]);
+            let tile = strip * STRIP_TILES;
+            let scales = part.scales.get_mut(tile * rows..).unwrap_or_default();
+            let mut coded = Coded { codes: &mut part.codes[tile * tile_bytes..], scales, len };
+            self.stay(first / GROUP, &mut coded);
+            self.come(processor, &change.coming, &columns.anchor, &mut coded, &mut found.sums);
+        }
+        if found.sums.iter().any(|sums| !sums.square.is_finite()) {
+            let name = self.name;
+            return Err(Error::input(format!("tensor `{name}` of a new candidate is not finite in 32 bits")));
+        }
+        let packed = Packed { n: rows, bits: self.bits, codes: part.codes, scales: part.scales };
+        found.products = project_chunk(processor, &packed, &ways);
+        found.moved = columns.moved.iter().sum();
+        Ok(found)
+    }
+
+    /// Copies the codes of the candidates that stay; `first` is the first tile.
+    fn stay(&self, first: usize, coded: &mut Coded<'_>) {
+        let (bytes, rows) = (code_bytes(self.bits), self.places.rows);
+        for tile in 0..coded.len.div_ceil(GROUP) {
+            for (run, position) in &self.places.staying {
+                let (from, to, count) = ((first + tile) * self.n + position, tile * rows + run.start, run.len());
+                let codes = &self.codes[from * bytes..][..count * bytes];
+                coded.codes[to * bytes..][..count * bytes].copy_from_slice(codes);
+                if self.bits != 32 {
+                    coded.scales[to..][..count].copy_from_slice(&self.scales[from..][..count]);
+                }
+            }
+        }
+    }
+
+    /// Codes the candidates that come.
+    fn come(
+        &self,
+        processor: Processor,
+        coming: &[&[f32; STRIP]],
+        anchor: &[f32; STRIP],
+        coded: &mut Coded<'_>,
+        sums: &mut [Sums],
+    ) {
+        let (bytes, rows) = (code_bytes(self.bits), self.places.rows);
+        let mut held = [0.0; STRIP];
+        for (((row, _), values), sums) in self.places.added.iter().zip(coming).zip(sums) {
+            deviations(processor, values, anchor, &mut held);
+            for (tile, deviations) in held[..coded.len].chunks(GROUP).enumerate() {
+                let place = tile * rows + row;
+                let of_group =
+                    code_group(processor, deviations, self.bits, &mut coded.codes[place * bytes..][..bytes]);
+                if self.bits != 32 {
+                    coded.scales[place] = of_group.scale;
+                }
+                sums.add(Sums { square: of_group.square, explained: of_group.explained });
+            }
+        }
+    }
+}
+
+/// The codes of a strip.
+struct Coded<'a> {
+    codes: &'a mut [u8],
+    scales: &'a mut [f32],
+    /// Columns of the strip.
+    len: usize,
+}
+
+/// Candidates whose columns are read strip by strip.
+struct Rows<'a> {
+    files: Vec<&'a CheckpointFile>,
+    /// Where they lie as they are needed.
+    stored: Vec<Option<&'a [f32]>>,
+    copies: Vec<[f32; STRIP]>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(files: impl Iterator<Item = &'a CheckpointFile>, name: &str) -> Result<Self> {
+        let files: Vec<_> = files.collect();
+        let stored = files.iter().map(|file| file.as_f32(name)).collect::<Result<_>>()?;
+        let copies = vec![[0.0; STRIP]; files.len()];
+        Ok(Self { files, stored, copies })
+    }
+
+    /// So many columns of each, zeros behind them.
+    fn columns(&mut self, name: &str, first: usize, len: usize) -> Result<Vec<&[f32; STRIP]>> {
+        let rows = self.files.iter().zip(&self.stored).zip(&mut self.copies);
+        rows.map(|((file, stored), copy)| {
+            if let Some(whole) = stored.and_then(|stored| stored[first..].first_chunk()) {
+                return Ok(whole);
+            }
+            copy[len..].fill(0.0);
+            file.fill_f32(name, first, &mut copy[..len])?;
+            Ok(&*copy)
+        })
+        .collect()
+    }
+}
+
+/// Columns that are revised.
+struct Columns {
+    centre: [f32; STRIP],
+    anchor: [f32; STRIP],
+    /// From the anchor to the centre.
+    way: [f32; STRIP],
+    /// `‖c − a‖²`, in parts.
+    moved: [f64; LANES],
+}
+
+impl Columns {
+    const NOTHING: Self =
+        Self { centre: [0.0; STRIP], anchor: [0.0; STRIP], way: [0.0; STRIP], moved: [0.0; LANES] };
+
+    /// Takes columns of a centre, which is the anchor unless it is given; zeros behind them.
+    fn fill(&mut self, centre: Option<&[f32]>, anchor: &[f32]) {
+        for (into, from) in [(&mut self.centre, centre.unwrap_or(anchor)), (&mut self.anchor, anchor)] {
+            into[..from.len()].copy_from_slice(from);
+            into[from.len()..].fill(0.0);
+        }
+    }
+}
+
+/// Candidates that change the mean of some columns.
+struct Change<'a> {
+    going: Vec<&'a [f32; STRIP]>,
+    coming: Vec<&'a [f32; STRIP]>,
+    /// Candidates before and after.
+    counts: [f64; 2],
+}
+
+fn move_centre(processor: Processor, columns: &mut Columns, change: &Change<'_>) {
+    for_processor!(processor, move_columns, (columns: &mut Columns, change: &Change<'_>));
+}
+
+/// The mean of those that stay and come, by what came and went.
+#[inline(always)]
+fn move_columns(columns: &mut Columns, change: &Change<'_>) {
+    let [before, after] = change.counts;
+    let middles = columns.centre.as_chunks_mut::<LANES>().0.iter_mut();
+    let ways = columns.way.as_chunks_mut::<LANES>().0.iter_mut();
+    for (run, ((centre, way), anchor)) in middles.zip(ways).zip(columns.anchor.as_chunks::<LANES>().0).enumerate() {
+        let mut totals = centre.map(|c| f64::from(c) * before);
+        for (rows, sign) in [(&change.going, -1.0), (&change.coming, 1.0)] {
+            for row in rows {
+                for (total, value) in totals.iter_mut().zip(&row.as_chunks::<LANES>().0[run]) {
+                    *total += sign * f64::from(*value);
+                }
+            }
+        }
+        for lane in 0..LANES {
+            centre[lane] = (totals[lane] / after) as f32;
+            way[lane] = centre[lane] - anchor[lane];
+            columns.moved[lane] += f64::from(way[lane]) * f64::from(way[lane]);
+        }
+    }
+}
+
+fn deviations(processor: Processor, row: &[f32; STRIP], anchor: &[f32; STRIP], into: &mut [f32; STRIP]) {
+    for_processor!(processor, subtract, (row: &[f32; STRIP], anchor: &[f32; STRIP], into: &mut [f32; STRIP]));
+}
+
+#[inline(always)]
+fn subtract(row: &[f32; STRIP], anchor: &[f32; STRIP], into: &mut [f32; STRIP]) {
+    for ((d, value), a) in into.iter_mut().zip(row).zip(anchor) {
+        *d = value - a;
+    }
+}
