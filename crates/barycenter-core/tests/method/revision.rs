@@ -83,6 +83,23 @@ fn norms_of_a_revised_projection_are_those_of_one_built_anew() {
 }
 
 #[test]
+fn a_candidate_that_lies_where_the_anchor_is_has_the_norm_of_the_way_to_the_centre() {
+    let mut values = values(4, 55);
+    let at = values[0].clone();
+    // The first is the mean of the first three.
+    values[2] = values[1].iter().zip(&at).map(|(w, c)| w.iter().zip(c).map(|(w, c)| 2.0 * c - w).collect()).collect();
+    let files = candidates_of(&values, Dtype::F64);
+    let first = build(&files[..3], Granularity::Layer, 4);
+    let grown = first.clone().revised(&revision(3, Vec::new(), [&files[3]])).unwrap().unwrap();
+    for l in 0..2 {
+        assert!(first.norms()[l] < 1e-4 * first.norms()[2 + l]);
+        let tensors = (0..values[0].len()).filter(|t| blocks(Granularity::Layer).block_of(*t) == l);
+        let square = tensors.flat_map(|t| values[3][t].iter().zip(&at[t])).map(|(w, c)| (w - c).powi(2)).sum::<f64>();
+        assert!((grown.norms()[l] / (square.sqrt() / 4.0) - 1.0).abs() < 1e-3, "block {l}");
+    }
+}
+
+#[test]
 fn directions_of_a_revised_projection_point_where_those_built_anew_do() {
     let files = candidates(9, 44);
     for (bits, least) in [(1, 0.6), (2, 0.85), (4, 0.98), (8, 0.999), (32, 0.99999)] {
@@ -228,4 +245,47 @@ fn a_change_tells_who_stays_and_who_goes_also_among_equal_candidates() {
     let change = Change::between(&["a", "b", "a", "c"], &["c", "d", "a", "a", "a"]);
     assert_eq!(change.stays, [Some(3), None, Some(0), Some(2), None]);
     assert_eq!(change.dropped, [1]);
+}
+
+#[test]
+fn a_revision_does_not_depend_on_the_number_of_threads() {
+    for files in [candidates(6, 53), candidates_of(&values(6, 53), Dtype::Bf16)] {
+        let run = |threads: usize, bits: u8| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let first = build(&files[..4], Granularity::Tensor, bits);
+                let grown = first.revised(&revision(4, Vec::new(), [&files[4]])).unwrap().unwrap();
+                grown.revised(&revision(5, vec![(2, &files[2])], [&files[5]])).unwrap().unwrap()
+            })
+        };
+        for bits in BITS {
+            let one = run(1, bits);
+            assert!([2, 3, 8].into_iter().all(|threads| run(threads, bits) == one), "{bits} bits");
+        }
+    }
+}
+
+#[test]
+fn a_revised_projection_may_be_stopped_on_its_way_to_the_disk_and_leaves_nothing_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p");
+    let projection = grown(&candidates(6, 54), 32);
+    let mut pieces = Vec::new();
+    let mut note = |written, bytes| {
+        pieces.push((written, bytes));
+        Ok(())
+    };
+    projection.save_in_pieces(&path, &mut note).unwrap();
+    assert!(pieces.is_sorted() && pieces.iter().all(|(_, bytes)| *bytes == projection.held_bytes()));
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert_eq!(pieces.last().unwrap().0, size - 32, "all but the digest");
+    assert!(Projection::load(&path).unwrap() == projection);
+
+    std::fs::remove_file(&path).unwrap();
+    for stopped_at in 0..pieces.len() {
+        let mut left = stopped_at;
+        let mut stop = |_, _| left.checked_sub(1).map(|fewer| left = fewer).ok_or(Error::Stopped);
+        assert!(matches!(projection.save_in_pieces(&path, &mut stop), Err(Error::Stopped)));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "after {stopped_at} pieces");
+    }
 }

@@ -51,30 +51,7 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use barycenter_core::{
-        blocks::{Blocks, Granularity},
-        checkpoint::{CheckpointFile, Dtype, TensorSpec, Writer},
-    };
-
-    use super::*;
-
-    /// Of two candidates with 300 elements.
-    fn projection() -> Projection {
-        let candidates: Vec<CheckpointFile> = [1.0_f32, 2.0]
-            .into_iter()
-            .map(|value| {
-                let mut bytes = std::io::Cursor::new(Vec::new());
-                let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![300] };
-                let mut writer = Writer::new(&mut bytes, vec![spec], &std::collections::BTreeMap::new()).unwrap();
-                writer.write("w", &value.to_le_bytes().repeat(300)).unwrap();
-                writer.finish().unwrap();
-                CheckpointFile::from_bytes(bytes.into_inner()).unwrap()
-            })
-            .collect();
-        let names = ["w".to_owned()];
-        let blocks = Blocks::new(&[("w".to_owned(), 300)], Granularity::Model);
-        Projection::build(&candidates, &names, &blocks, 4, &mut |_, _| Ok(())).unwrap()
-    }
+    use super::{super::sample::projection, *};
 
     fn leased(key: &str, link: &str) -> LeasedProjection {
         serde_json::from_value(serde_json::json!({

@@ -6,6 +6,8 @@
 mod chain;
 mod held;
 mod models;
+#[cfg(test)]
+mod sample;
 mod saving;
 
 use std::{path::Path, sync::Arc, time::Instant};

@@ -64,3 +64,38 @@ impl Drop for Saving {
         let _ = self.join();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::sample::projection, *};
+
+    #[test]
+    fn a_projection_is_written_beside_its_use_and_is_its_owners_alone_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("abc");
+        let own = Arc::new(projection());
+        Saving::begin(Arc::clone(&own), path.clone(), None).unwrap().finish().unwrap();
+        assert_eq!(Projection::load(path).unwrap(), Arc::into_inner(own).unwrap());
+    }
+
+    #[test]
+    fn a_file_is_whole_or_gone_as_soon_as_its_writer_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = Arc::new(projection());
+        for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+            drop(Saving::begin(Arc::clone(&own), folder.path().join(name), None).unwrap());
+        }
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            assert_eq!(Projection::load(entry.unwrap().path()).unwrap(), *own);
+        }
+        assert!(Arc::into_inner(own).is_some(), "no thread has it any more");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_told_to_whoever_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("no/abc");
+        let error = Saving::begin(Arc::new(projection()), path, None).unwrap().finish().unwrap_err();
+        assert!(error.to_string().contains("no/abc"), "{error}");
+    }
+}

@@ -232,3 +232,40 @@ fn subtract(row: &[f32; STRIP], anchor: &[f32; STRIP], into: &mut [f32; STRIP]) 
         *d = value - a;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_centre_moves_to_the_same_bits_on_every_processor() {
+        let mut state = 7_u32;
+        let mut columns = || {
+            std::array::from_fn::<f32, STRIP, _>(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+            })
+        };
+        let rows: [_; 5] = std::array::from_fn(|_| columns());
+        let (centre, anchor) = (columns(), columns());
+        let change =
+            Change { going: vec![&rows[0]], coming: rows[1..].iter().collect(), counts: [7.0, 10.0] };
+        let on = |processor| {
+            let mut columns = Columns::NOTHING;
+            columns.fill(Some(&centre), &anchor);
+            move_centre(processor, &mut columns, &change);
+            let mut held = [0.0; STRIP];
+            deviations(processor, &rows[1], &anchor, &mut held);
+            (columns.centre, columns.way, columns.moved.map(f64::to_bits), held)
+        };
+        let portable = on(Processor::Portable);
+        for (e, c) in portable.0.iter().enumerate() {
+            let sum = 7.0 * f64::from(centre[e]) - f64::from(rows[0][e])
+                + rows[1..].iter().map(|row| f64::from(row[e])).sum::<f64>();
+            assert!((f64::from(*c) - sum / 10.0).abs() < 1e-7);
+        }
+        for processor in Processor::available() {
+            assert_eq!(on(processor), portable, "{processor:?}");
+        }
+    }
+}
