@@ -8,7 +8,7 @@ pub(crate) enum Processor {
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 with byte and word operations and VNNI, beside [`Self::Avx2`].
+    /// AVX-512 with operations on bytes, words and doublewords, and VNNI, beside [`Self::Avx2`].
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
@@ -21,6 +21,7 @@ impl Processor {
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         let avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni");
         match (avx2, avx512) {
             (true, true) => Self::Avx512,

@@ -1,14 +1,12 @@
 //! Building a projection in one pass over the candidates.
 
-#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
-
 use std::collections::HashSet;
 
 use rayon::prelude::*;
 
 use super::{
     GROUP, Projection, Tensor,
-    codec::{self, Scratch},
+    codec::{self, BATCH, Batch, Group},
     kernels::{CHUNK, CHUNK_TILES},
     packing::code_bytes,
     stored_bits,
@@ -18,7 +16,7 @@ use crate::{
     blocks::Blocks,
     checkpoint::CheckpointFile,
     memory::{prefetch, zeros},
-    processor::{Processor, for_processor},
+    processor::Processor,
 };
 
 /// Columns that are held at a time.
@@ -26,9 +24,6 @@ const STRIP: usize = 4 * GROUP;
 
 /// Numbers of a cache line.
 const LINE: usize = 16;
-
-/// Sums of so many columns stay in registers while the candidates go by.
-const LANES: usize = 16;
 
 impl Projection {
     /// Builds the projection of checked candidates (`checkpoint::check_candidates`), reading every byte once.
@@ -178,8 +173,8 @@ struct Part<'a> {
 struct Columns<'a> {
     /// Of [`STRIP`] elements each; zeros where columns are not there.
     rows: Vec<&'a [f32]>,
-    deviations: [f32; GROUP],
-    scratch: Scratch,
+    centre: [f32; STRIP],
+    batch: Box<Batch>,
 }
 
 /// Fills one chunk of columns and returns the sums over the candidates' deviations in it.
@@ -195,7 +190,7 @@ fn build_chunk(
     let stored = candidates.iter().map(|candidate| candidate.as_f32(name)).collect::<Result<Vec<_>>>()?;
     let mut sums = vec![Sums::default(); n];
     let mut copies = vec![[0.0; STRIP]; n];
-    let (mut deviations, mut scratch) = ([0.0; GROUP], Scratch::new());
+    let (mut centre_of_strip, mut batch) = ([0.0; STRIP], Batch::new());
     let mut scales = part.scales.chunks_mut(tiles * n);
     let strips = part.centre.chunks_mut(STRIP).zip(part.codes.chunks_mut(tiles * n * bytes));
     for (strip, (centre, codes)) in strips.enumerate() {
@@ -209,70 +204,41 @@ fn build_chunk(
             }
             rows.push(whole.unwrap_or(copy));
         }
-        let mut held = Columns { rows, deviations, scratch };
+        let mut held = Columns { rows, centre: centre_of_strip, batch };
         let mut strip = Part { centre, codes, scales: scales.next().unwrap_or_default() };
         code_columns(Processor::detected(), bits, &mut held, &mut strip, &mut sums);
-        Columns { deviations, scratch, .. } = held;
+        Columns { centre: centre_of_strip, batch, .. } = held;
     }
     Ok(sums)
 }
 
-fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
-    macro_rules! on_processor {
-        ($body:path) => {
-            for_processor!(processor, $body, (held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]))
-        };
-    }
-    match bits {
-        1 => on_processor!(code_strip::<1>),
-        2 => on_processor!(code_strip::<2>),
-        4 => on_processor!(code_strip::<4>),
-        8 => on_processor!(code_strip::<8>),
-        _ => on_processor!(code_strip::<32>),
-    }
-}
-
 /// Makes the centre of some columns, and of each candidate the codes, scales and sums of its deviation.
-#[inline(always)]
-fn code_strip<const BITS: usize>(held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
-    let n = held.rows.len();
-    // Summed in f64: n equal f32 values give themselves back exactly, so that their deviations are exactly zero.
-    for (strip, centre) in part.centre.chunks_mut(LANES).enumerate() {
-        let mut totals = [0.0; LANES];
-        for row in &held.rows {
-            for (sum, value) in totals.iter_mut().zip(&row.as_chunks::<LANES>().0[strip]) {
-                *sum += f64::from(*value);
-            }
-        }
-        let means = totals.map(|sum| (sum / n as f64) as f32);
-        centre.copy_from_slice(&means[..centre.len()]);
-    }
-    let bytes = 32 * BITS;
-    for (tile, centre) in part.centre.chunks(GROUP).enumerate() {
-        let mut middle = [0.0; GROUP];
-        middle[..centre.len()].copy_from_slice(centre);
-        for (i, (row, sums)) in held.rows.iter().zip(&mut *sums).enumerate() {
-            let row = &row.as_chunks::<GROUP>().0[tile];
-            for line in row.chunks(LINE) {
+fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
+    let Columns { rows, centre, batch } = held;
+    codec::mean(processor, rows, centre);
+    let columns = part.centre.len();
+    part.centre.copy_from_slice(&centre[..columns]);
+    let (n, bytes) = (rows.len(), code_bytes(bits));
+    for (index, codes) in part.codes.chunks_mut(BATCH * bytes).enumerate() {
+        let (first, count) = (index * BATCH, codes.len() / bytes);
+        let nothing = Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0 };
+        let mut groups = [nothing; BATCH];
+        for (place, group) in (first..).zip(&mut groups[..count]) {
+            let (tile, i) = (place / n, place % n);
+            let values = &rows[i].as_chunks::<GROUP>().0[tile];
+            for line in values.chunks(LINE) {
                 // The same columns of the next strip: this one's take longer to code than those to arrive.
                 prefetch(line.as_ptr().wrapping_add(STRIP));
             }
-            for ((d, value), c) in held.deviations.iter_mut().zip(row).zip(&middle) {
-                *d = value - c;
+            let len = (columns - tile * GROUP).min(GROUP);
+            *group = Group { values, centre: &centre.as_chunks::<GROUP>().0[tile], len };
+        }
+        codec::code_groups(processor, bits, batch, &groups[..count], codes);
+        for (place, coded) in (first..).zip(&batch.coded[..count]) {
+            if let Some(scale) = part.scales.get_mut(place) {
+                *scale = coded.scale;
             }
-            held.deviations[centre.len()..].fill(0.0);
-            let place = tile * n + i;
-            let codes = &mut part.codes[place * bytes..(place + 1) * bytes];
-            if BITS == 32 {
-                sums.square += codec::square(&held.deviations, &mut held.scratch);
-                for (code, d) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&held.deviations) {
-                    *code = d.to_le_bytes();
-                }
-            } else {
-                let coded = codec::code::<BITS>(&held.deviations, centre.len(), &mut held.scratch, codes);
-                part.scales[place] = coded.scale;
-                sums.add(Sums { square: coded.square, explained: coded.explained });
-            }
+            sums[place % n].add(Sums { square: coded.square, explained: coded.explained });
         }
     }
 }

@@ -1,0 +1,212 @@
+//! The loops over a group's elements for AVX-512: the compiler's own code for `plain` takes three times as long.
+
+use std::arch::x86_64::*;
+
+use super::{
+    GROUP, Reconstruction,
+    groups::{Attempts, Batch, Group, LANES, Measured, STEPS, scaling},
+    half_levels,
+};
+use crate::projection::packing::slots;
+
+/// Registers of a group.
+const VECTORS: usize = GROUP / LANES;
+
+/// As [`Batch::code`].
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
+    batch.code::<BITS>(
+        groups,
+        codes,
+        |group, into| measure(group, into),
+        |values, inverses, into| attempt::<BITS>(values, inverses, into),
+        |words, into| store(words, into),
+    );
+}
+
+/// As `plain::measure`.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
+fn measure(group: &Group<'_>, into: &mut Measured) {
+    let magnitude = _mm512_set1_epi32(0x7fff_ffff);
+    let mut deviations = [_mm512_setzero_ps(); VECTORS];
+    let mut largest = [_mm512_setzero_si512(); 2];
+    for vector in 0..VECTORS {
+        let d = _mm512_sub_ps(load(group.values, vector), load(group.centre, vector));
+        deviations[vector] = d;
+        let bits = _mm512_and_si512(_mm512_castps_si512(d), magnitude);
+        largest[vector % 2] = _mm512_max_epi32(largest[vector % 2], bits);
+    }
+    into.largest = _mm512_reduce_max_epi32(_mm512_max_epi32(largest[0], largest[1]));
+    let factor = _mm512_set1_ps(scaling(into.largest).1);
+    let mut squares = _mm512_setzero_ps();
+    for vector in 0..VECTORS {
+        let value = _mm512_mul_ps(deviations[vector], factor);
+        put(value, &mut into.values, vector);
+        squares = _mm512_add_ps(squares, _mm512_mul_ps(value, value));
+    }
+    put(squares, &mut into.squares, 0);
+}
+
+/// As `plain::attempt`.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn attempt<const BITS: usize>(values: &Reconstruction, inverses: [f32; STEPS], into: &mut Attempts) {
+    if BITS == 1 {
+        attempts::<BITS, 1>(values, [inverses[0]], into);
+    } else {
+        attempts::<BITS, STEPS>(values, inverses, into);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
+fn attempts<const BITS: usize, const N: usize>(values: &Reconstruction, inverses: [f32; N], into: &mut Attempts) {
+    let half = half_levels(BITS);
+    // The largest number that stays below the end of the levels when half of them is added.
+    let limit = _mm512_set1_ps((2.0 * half).next_down() - half);
+    let (half, lowest) = (_mm512_set1_ps(half), _mm512_set1_ps(0.5 - half));
+    let mut inverse = [half; N];
+    for n in 0..N {
+        inverse[n] = _mm512_set1_ps(inverses[n]);
+    }
+    let (mut lengths, mut products) = ([_mm512_setzero_ps(); N], [_mm512_setzero_ps(); N]);
+    let (vectors, shift) = if BITS == 1 { (VECTORS, 2) } else { (slots(BITS), BITS) };
+    for run in 0..VECTORS / vectors {
+        // Whole numbers of 16 bits are exact in f32: the lower and the upper half of the words.
+        let mut halves = [[_mm512_setzero_ps(); 2]; N];
+        for slot in 0..vectors {
+            let value = load(values, run * vectors + slot);
+            let part = slot / (vectors / 2);
+            let weight = _mm512_set1_ps((1_u32 << (slot % (vectors / 2) * shift)) as f32);
+            for n in 0..N {
+                // The smaller magnitude with the sign of the first.
+                let place = _mm512_range_ps::<0b0010>(_mm512_mul_ps(value, inverse[n]), limit);
+                let place = _mm512_add_ps(place, half);
+                let code = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(place);
+                let level = _mm512_add_ps(code, lowest);
+                lengths[n] = _mm512_fmadd_ps(level, level, lengths[n]);
+                products[n] = _mm512_add_ps(products[n], _mm512_mul_ps(level, value));
+                halves[n][part] = _mm512_fmadd_ps(code, weight, halves[n][part]);
+            }
+        }
+        for n in 0..N {
+            let [low, high] = [_mm512_cvtps_epi32(halves[n][0]), _mm512_cvtps_epi32(halves[n][1])];
+            let words = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
+            if BITS == 1 {
+                // Two slots lie side by side.
+                let odd = _mm256_slli_epi32::<1>(_mm512_extracti64x4_epi64::<1>(words));
+                put_half(_mm256_or_si256(_mm512_castsi512_si256(words), odd), &mut into.words[n]);
+            } else {
+                put_words(words, &mut into.words[n][16 * run..]);
+            }
+        }
+    }
+    for n in 0..N {
+        put(lengths[n], &mut into.lengths[n], 0);
+        put(products[n], &mut into.products[n], 0);
+    }
+}
+
+/// As `plain::store`.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn store(words: &[u32], into: &mut [u8]) {
+    for (words, into) in words.as_chunks::<8>().0.iter().zip(into.as_chunks_mut::<32>().0) {
+        #[expect(unsafe_code, reason = "loads and stores take pointers")]
+        // SAFETY: the arrays have exactly the bytes that are read and written; no alignment is asked for.
+        unsafe {
+            _mm256_storeu_si256(into.as_mut_ptr().cast(), _mm256_loadu_si256(words.as_ptr().cast()));
+        }
+    }
+}
+
+/// As `plain::mean`.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
+pub(super) fn mean(rows: &[&[f32]], into: &mut [f32]) {
+    let n = rows.len() as f64;
+    let (count, inverse) = (_mm512_set1_pd(n), _mm512_set1_pd(1.0 / n));
+    for (strip, into) in into.as_chunks_mut::<{ 2 * LANES }>().0.iter_mut().enumerate() {
+        let mut sums = [_mm512_setzero_pd(); 4];
+        for row in rows {
+            let row = &row.as_chunks::<{ 2 * LANES }>().0[strip];
+            for part in 0..4 {
+                sums[part] = _mm512_add_pd(sums[part], _mm512_cvtps_pd(load_half(row, part)));
+            }
+        }
+        for part in 0..4 {
+            let guess = _mm512_mul_pd(sums[part], inverse);
+            let left = _mm512_fnmadd_pd(guess, count, sums[part]);
+            put_floats(_mm512_cvtpd_ps(_mm512_fmadd_pd(left, inverse, guess)), into, part);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn load(values: &Reconstruction, vector: usize) -> __m512 {
+    let values = &values.as_chunks::<LANES>().0[vector];
+    #[expect(unsafe_code, reason = "a load takes a pointer")]
+    // SAFETY: the array has exactly the numbers that are read; no alignment is asked for.
+    unsafe {
+        _mm512_loadu_ps(values.as_ptr())
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn load_half(values: &[f32], half: usize) -> __m256 {
+    let values = &values.as_chunks::<8>().0[half];
+    #[expect(unsafe_code, reason = "a load takes a pointer")]
+    // SAFETY: the array has exactly the numbers that are read; no alignment is asked for.
+    unsafe {
+        _mm256_loadu_ps(values.as_ptr())
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn put(register: __m512, into: &mut [f32], vector: usize) {
+    let into = &mut into.as_chunks_mut::<LANES>().0[vector];
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: the array has exactly the numbers that are written; no alignment is asked for.
+    unsafe {
+        _mm512_storeu_ps(into.as_mut_ptr(), register);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn put_floats(register: __m256, into: &mut [f32], half: usize) {
+    let into = &mut into.as_chunks_mut::<8>().0[half];
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: the array has exactly the numbers that are written; no alignment is asked for.
+    unsafe {
+        _mm256_storeu_ps(into.as_mut_ptr(), register);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn put_words(register: __m512i, into: &mut [u32]) {
+    let into: &mut [u32; 16] = into.first_chunk_mut().expect("room for a register's worth of words");
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: the array has exactly the words that are written; no alignment is asked for.
+    unsafe {
+        _mm512_storeu_si512(into.as_mut_ptr().cast(), register);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn put_half(register: __m256i, into: &mut [u32]) {
+    let into: &mut [u32; 8] = into.first_chunk_mut().expect("room for half a register's worth of words");
+    #[expect(unsafe_code, reason = "a store takes a pointer")]
+    // SAFETY: the array has exactly the words that are written; no alignment is asked for.
+    unsafe {
+        _mm256_storeu_si256(into.as_mut_ptr().cast(), register);
+    }
+}

@@ -1,0 +1,240 @@
+//! Coding of several groups, step by step: each step is a short loop over all of them, so that the divisions and roots of one
+//! group, which wait for each other, are made while others are at work, and nothing is guessed wrong by the processor.
+
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
+use super::{GROUP, Reconstruction, SMALLEST_STEP, gaussian_step};
+use crate::projection::packing;
+
+/// Groups that are coded together: with all there is to keep of them, they stay in the nearest cache.
+pub(in crate::projection) const BATCH: usize = 16;
+
+/// Running sums kept apart while a group is summed.
+pub(super) const LANES: usize = 16;
+
+/// Steps that are tried: the Gaussian one, and the one that just covers the largest value.
+pub(super) const STEPS: usize = 2;
+
+/// What coding a group found, beside its codes.
+#[derive(Clone, Copy)]
+pub(in crate::projection) struct Coded {
+    /// Δ.
+    pub(in crate::projection) scale: f32,
+    /// Squared length of the deviations.
+    pub(in crate::projection) square: f64,
+    /// Inner product of the deviations and what they decode to, which is also the squared length of that.
+    pub(in crate::projection) explained: f64,
+}
+
+impl Coded {
+    const NOTHING: Self = Self { scale: 0.0, square: 0.0, explained: 0.0 };
+}
+
+/// What a group is in the range of f32 squares: divided by the power of two below its largest value.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Measured {
+    pub(super) values: Reconstruction,
+    /// Their squares, summed.
+    pub(super) squares: [f32; LANES],
+    /// The largest magnitude before the division, as the bits of it.
+    pub(super) largest: i32,
+}
+
+/// What the codes under the steps are, and sums over them.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Attempts {
+    pub(super) words: [[u32; GROUP / 4]; STEPS],
+    /// Squared levels.
+    pub(super) lengths: [[f32; LANES]; STEPS],
+    /// Levels times values.
+    pub(super) products: [[f32; LANES]; STEPS],
+}
+
+/// A group to code: the first `len` elements of the values, less their centre.
+#[derive(Clone, Copy)]
+pub(in crate::projection) struct Group<'a> {
+    /// As the centre, equal to it after `len`.
+    pub(in crate::projection) values: &'a Reconstruction,
+    pub(in crate::projection) centre: &'a Reconstruction,
+    pub(in crate::projection) len: usize,
+}
+
+/// Room for coding groups, one batch after the other.
+pub(in crate::projection) struct Batch {
+    pub(super) measured: [Measured; BATCH],
+    attempts: [Attempts; BATCH],
+    numbers: Numbers,
+    /// What was found, a group of the last batch each.
+    pub(in crate::projection) coded: [Coded; BATCH],
+}
+
+/// The numbers of a batch that are not sums over elements.
+struct Numbers {
+    /// Number of elements.
+    lens: [f64; BATCH],
+    /// What the values were divided by.
+    units: [f64; BATCH],
+    /// Squared lengths of the values.
+    squares: [f64; BATCH],
+    /// Whether there is anything to code.
+    coded: [bool; BATCH],
+    steps: [[f64; BATCH]; STEPS],
+    lengths: [[f64; BATCH]; STEPS],
+    products: [[f64; BATCH]; STEPS],
+}
+
+impl Batch {
+    pub(in crate::projection) fn new() -> Box<Self> {
+        let measured = Measured { values: [0.0; GROUP], squares: [0.0; LANES], largest: 0 };
+        let attempts = Attempts {
+            words: [[0; GROUP / 4]; STEPS],
+            lengths: [[0.0; LANES]; STEPS],
+            products: [[0.0; LANES]; STEPS],
+        };
+        let (none, both) = ([0.0; BATCH], [[0.0; BATCH]; STEPS]);
+        Box::new(Self {
+            measured: std::array::from_fn(|_| measured.clone()),
+            attempts: std::array::from_fn(|_| attempts.clone()),
+            numbers: Numbers {
+                lens: none,
+                units: none,
+                squares: none,
+                coded: [false; BATCH],
+                steps: both,
+                lengths: both,
+                products: both,
+            },
+            coded: [Coded::NOTHING; BATCH],
+        })
+    }
+
+    /// Codes up to [`BATCH`] groups into their bytes, one after the other.
+    #[inline(always)]
+    pub(super) fn code<const BITS: usize>(
+        &mut self,
+        groups: &[Group<'_>],
+        codes: &mut [u8],
+        measure: impl Fn(&Group<'_>, &mut Measured),
+        attempt: impl Fn(&Reconstruction, [f32; STEPS], &mut Attempts),
+        store: impl Fn(&[u32], &mut [u8]),
+    ) {
+        self.measure(groups, measure);
+        self.take_steps::<BITS>();
+        let steps = &self.numbers.steps;
+        for (g, (measured, attempts)) in self.measured.iter().zip(&mut self.attempts).take(groups.len()).enumerate() {
+            attempt(&measured.values, [(1.0 / steps[0][g]) as f32, (1.0 / steps[1][g]) as f32], attempts);
+        }
+        let best = self.choose::<BITS>();
+        for (g, (group, codes)) in groups.iter().zip(codes.chunks_exact_mut(32 * BITS)).enumerate() {
+            if !self.numbers.coded[g] {
+                codes.fill(0);
+                continue;
+            }
+            store(&self.attempts[g].words[usize::from(best[g])][..8 * BITS], codes);
+            if group.len < GROUP {
+                let all = packing::unpack::<BITS>(codes);
+                packing::pack::<BITS>(|element| if element < group.len { all[element] } else { 0 }, codes);
+            }
+        }
+    }
+
+    /// Measures the groups: their squared lengths are then in `coded`, and nothing else.
+    #[inline(always)]
+    pub(super) fn measure(&mut self, groups: &[Group<'_>], measure: impl Fn(&Group<'_>, &mut Measured)) {
+        for (group, measured) in groups.iter().zip(&mut self.measured) {
+            measure(group, measured);
+        }
+        let Numbers { lens, units, squares, coded, .. } = &mut self.numbers;
+        for (len, group) in lens.iter_mut().zip(groups) {
+            *len = group.len as f64;
+        }
+        for (square, measured) in squares.iter_mut().zip(&self.measured) {
+            *square = total(&measured.squares);
+        }
+        for g in 0..BATCH {
+            let (exponent, _) = scaling(self.measured[g].largest);
+            units[g] = f64::from_bits(((1023 + i64::from(exponent)) as u64) << 52);
+        }
+        for g in 0..BATCH {
+            let (square, largest) = (squares[g] * units[g] * units[g], self.measured[g].largest);
+            // Without an exponent, numbers are too small to tell from zero; with the last one, no numbers.
+            coded[g] = (0x0080_0000..0x7f80_0000).contains(&largest);
+            self.coded[g] = match largest {
+                ..0x0080_0000 => Coded::NOTHING,
+                ..0x7f80_0000 => Coded { scale: 0.0, square, explained: 0.0 },
+                _ => Coded { scale: f32::NAN, square: f64::NAN, explained: 0.0 },
+            };
+        }
+    }
+
+    /// Starting steps of what was measured.
+    #[inline(always)]
+    fn take_steps<const BITS: usize>(&mut self) {
+        let Numbers { lens, units, squares, coded, steps, .. } = &mut self.numbers;
+        for g in 0..BATCH {
+            let largest = self.measured[g].largest;
+            let largest = f32::from_bits(largest as u32) * scaling(largest).1;
+            steps[1][g] = f64::from(largest) / f64::from(1_u32 << (BITS - 1));
+        }
+        for g in 0..BATCH {
+            steps[0][g] = gaussian_step(BITS) * (squares[g] / lens[g]).sqrt();
+            coded[g] &= steps[0][g] * units[g] >= SMALLEST_STEP;
+        }
+    }
+
+    /// Which of the attempts explains more, and what it found.
+    #[inline(always)]
+    fn choose<const BITS: usize>(&mut self) -> [bool; BATCH] {
+        let Numbers { lens, units, coded, steps, lengths, products, .. } = &mut self.numbers;
+        let tried = if BITS == 1 { 1 } else { STEPS };
+        for attempt in 0..tried {
+            for (g, found) in self.attempts.iter().enumerate() {
+                lengths[attempt][g] = total(&found.lengths[attempt]);
+                products[attempt][g] = total(&found.products[attempt]);
+            }
+        }
+        let mut best = [false; BATCH];
+        let (mut scales, mut explained) = ([0.0; BATCH], [0.0; BATCH]);
+        for g in 0..BATCH {
+            // Squares of levels are whole quarters and their sum below 2^24 of them: exact. Zeros after `len` are level ½.
+            let absent = 0.25 * (GROUP as f64 - lens[g]);
+            let length = [lengths[0][g] - absent, lengths[1][g] - absent];
+            let product = [products[0][g], products[1][g]];
+            let by = [product[0] * product[0] / length[0], product[1] * product[1] / length[1]];
+            let other = BITS > 1 && steps[1][g] > steps[0][g] && by[1] > by[0];
+            let (length, product) = if other { (length[1], product[1]) } else { (length[0], product[0]) };
+            best[g] = other;
+            // Least squares: the Δ that minimises Σ (d − Δ·level)² for these codes.
+            scales[g] = product / length * units[g];
+            explained[g] = (if other { by[1] } else { by[0] }) * units[g] * units[g];
+        }
+        for g in 0..BATCH {
+            if coded[g] {
+                self.coded[g] = Coded { scale: scales[g] as f32, explained: explained[g], ..self.coded[g] };
+            }
+        }
+        best
+    }
+}
+
+/// The exponent of the power of two below a magnitude, given as its bits, and one over that power. Numbers so large that this
+/// is no normal number are divided by half of it.
+#[inline(always)]
+pub(super) fn scaling(largest: i32) -> (i32, f32) {
+    let exponent = ((largest >> 23) - 127).min(126);
+    (exponent, f32::from_bits(((127 - exponent) << 23) as u32))
+}
+
+/// Sum of the lanes.
+#[inline(always)]
+fn total(lanes: &[f32; LANES]) -> f64 {
+    let mut sums = [0.0; 4];
+    for lanes in lanes.as_chunks::<4>().0 {
+        for (sum, lane) in sums.iter_mut().zip(lanes) {
+            *sum += f64::from(*lane);
+        }
+    }
+    (sums[0] + sums[2]) + (sums[1] + sums[3])
+}
