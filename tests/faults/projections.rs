@@ -326,7 +326,9 @@ async fn a_worker_that_is_killed_while_it_saves_its_projection_leaves_none(pool:
     armed.reached().await;
     assert!(!dies.succeeds().await);
     let left = files(&cluster, "dies");
-    assert!(left.iter().all(|file| file.extension().is_some_and(|end| end.display().to_string().starts_with("partial"))));
+    assert!(
+        left.iter().all(|file| file.extension().is_some_and(|end| end.display().to_string().starts_with("partial")))
+    );
     assert_eq!((left.len(), keys(&cluster).await.len()), (1, 0));
     let _second = cluster.worker("dies");
     let (job, built, disturbed) = ended(&cluster, &job).await;

@@ -95,7 +95,8 @@ pub(crate) fn run(
     journal.name_blocks(averaging.blocks().names());
 
     let base = inputs.base.as_ref().map(Model::path);
-    let search = Search { lease, averaging: &averaging, models: &models, candidates: &candidates, base, tools, journal };
+    let search =
+        Search { lease, averaging: &averaging, models: &models, candidates: &candidates, base, tools, journal };
     let found = projection::obtain(&search)?;
     let projection_key = found.as_ref().map(|found| found.report.projection_key.as_str()).unwrap_or_default();
     if let Some(found) = &found {

@@ -204,8 +204,7 @@ fn revise_tensor(tensor: Tensor, n: usize, places: &Places<'_>) -> Result<(Tenso
     let tiles = elements.div_ceil(GROUP);
     // The centre of one that was built is the anchor of all that it is revised to.
     let is_first = tensor.anchor.is_empty();
-    let (mut centre, anchor) =
-        if is_first { (zeros(elements), tensor.centre) } else { (tensor.centre, tensor.anchor) };
+    let (mut centre, anchor) = if is_first { (zeros(elements), tensor.centre) } else { (tensor.centre, tensor.anchor) };
     let mut scales: Vec<f32> = zeros(if tensor.bits == 32 { 0 } else { tiles * rows });
     let mut codes: Vec<u8> = zeros(tiles * rows * bytes);
     let old = Chunk {

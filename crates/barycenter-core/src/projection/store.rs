@@ -233,7 +233,9 @@ fn read_f32(source: &mut impl Read, count: usize) -> std::io::Result<Vec<f32>> {
     let mut values: Vec<f32> = zeros(count);
     read_pieces(source, bytemuck::cast_slice_mut(&mut values))?;
     if cfg!(target_endian = "big") {
-        values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().swap_bytes()));
+        for value in &mut values {
+            *value = f32::from_bits(value.to_bits().swap_bytes());
+        }
     }
     Ok(values)
 }

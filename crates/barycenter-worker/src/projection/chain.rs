@@ -166,11 +166,7 @@ impl<'a> Chain<'a> {
     }
 
     /// Keeps a projection that was made, here and for other workers.
-    fn keep(
-        &self,
-        (projection, drifted): (Projection, Vec<String>),
-        from: Option<(&str, ProjectionSource)>,
-    ) -> Found {
+    fn keep(&self, (projection, drifted): (Projection, Vec<String>), from: Option<(&str, ProjectionSource)>) -> Found {
         let source = match from {
             Some(_) if drifted.is_empty() => ProjectionSource::Extended,
             _ => ProjectionSource::Built,

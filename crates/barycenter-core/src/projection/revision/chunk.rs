@@ -7,11 +7,12 @@ use super::{Found, Places};
 use crate::{
     Error, Result,
     checkpoint::CheckpointFile,
+    memory::prefetch,
     processor::{Processor, for_processor},
     projection::{
         GROUP,
         build::Sums,
-        codec::code_group,
+        codec::{BATCH, Batch, Group, code_groups},
         kernels::{CHUNK, Packed, project_chunk},
         packing::code_bytes,
     },
@@ -22,6 +23,9 @@ const STRIP_TILES: usize = 4;
 
 /// Columns that are held at a time.
 const STRIP: usize = STRIP_TILES * GROUP;
+
+/// Numbers of a cache line.
+const LINE: usize = 16;
 
 /// Numbers that are summed beside each other.
 const LANES: usize = 16;
@@ -55,7 +59,9 @@ impl Chunk<'_> {
         let tile_bytes = rows * code_bytes(self.bits);
         let mut going = Rows::of(self.places.dropped.iter().copied(), self.name)?;
         let mut coming = Rows::of(self.places.added.iter().map(|(_, file)| *file), self.name)?;
-        let (mut found, mut columns) = (Found::nothing(self.places), Columns::NOTHING);
+        let (codes, sums) = (vec![0; BATCH * code_bytes(self.bits)], vec![Sums::default(); self.places.added.len()]);
+        let mut coder = Coder { processor, batch: Batch::new(), codes, sums };
+        let mut columns = Columns::NOTHING;
         let mut ways = vec![0.0; part.centre.len()];
         for (strip, (centre, way)) in part.centre.chunks_mut(STRIP).zip(ways.chunks_mut(STRIP)).enumerate() {
             let (first, len) = (chunk * CHUNK + strip * STRIP, centre.len());
@@ -72,16 +78,15 @@ impl Chunk<'_> {
             let scales = part.scales.get_mut(tile * rows..).unwrap_or_default();
             let mut coded = Coded { codes: &mut part.codes[tile * tile_bytes..], scales, len };
             self.stay(first / GROUP, &mut coded);
-            self.come(processor, &change.coming, &columns.anchor, &mut coded, &mut found.sums);
+            self.come(&change.coming, &columns.anchor, &mut coder, &mut coded);
         }
-        if found.sums.iter().any(|sums| !sums.square.is_finite()) {
+        if coder.sums.iter().any(|sums| !sums.square.is_finite()) {
             let name = self.name;
             return Err(Error::input(format!("tensor `{name}` of a new candidate is not finite in 32 bits")));
         }
         let packed = Packed { n: rows, bits: self.bits, codes: part.codes, scales: part.scales };
-        found.products = project_chunk(processor, &packed, &ways);
-        found.moved = columns.moved.iter().sum();
-        Ok(found)
+        let products = project_chunk(processor, &packed, &ways);
+        Ok(Found { sums: coder.sums, products, moved: columns.moved.iter().sum() })
     }
 
     /// Copies the codes of the candidates that stay; `first` is the first tile.
@@ -100,29 +105,44 @@ impl Chunk<'_> {
     }
 
     /// Codes the candidates that come.
-    fn come(
-        &self,
-        processor: Processor,
-        coming: &[&[f32; STRIP]],
-        anchor: &[f32; STRIP],
-        coded: &mut Coded<'_>,
-        sums: &mut [Sums],
-    ) {
+    fn come(&self, coming: &[&[f32; STRIP]], anchor: &[f32; STRIP], coder: &mut Coder, coded: &mut Coded<'_>) {
         let (bytes, rows) = (code_bytes(self.bits), self.places.rows);
-        let mut held = [0.0; STRIP];
-        for (((row, _), values), sums) in self.places.added.iter().zip(coming).zip(sums) {
-            deviations(processor, values, anchor, &mut held);
-            for (tile, deviations) in held[..coded.len].chunks(GROUP).enumerate() {
-                let place = tile * rows + row;
-                let of_group =
-                    code_group(processor, deviations, self.bits, &mut coded.codes[place * bytes..][..bytes]);
+        let tiles = coded.len.div_ceil(GROUP);
+        let all: Vec<(usize, usize)> =
+            (0..coming.len()).flat_map(|added| (0..tiles).map(move |tile| (added, tile))).collect();
+        for places in all.chunks(BATCH) {
+            let mut groups = [Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0 }; BATCH];
+            for ((added, tile), group) in places.iter().zip(&mut groups) {
+                let values = &coming[*added].as_chunks().0[*tile];
+                for line in values.chunks(LINE) {
+                    // The same columns of the next strip: this one's take longer to code than those to arrive.
+                    prefetch(line.as_ptr().wrapping_add(STRIP));
+                }
+                let len = (coded.len - tile * GROUP).min(GROUP);
+                *group = Group { values, centre: &anchor.as_chunks().0[*tile], len };
+            }
+            let codes = &mut coder.codes[..places.len() * bytes];
+            code_groups(coder.processor, self.bits, &mut coder.batch, &groups[..places.len()], codes);
+            for (((added, tile), of_group), codes) in places.iter().zip(&coder.batch.coded).zip(codes.chunks(bytes)) {
+                let place = tile * rows + self.places.added[*added].0;
+                coded.codes[place * bytes..][..bytes].copy_from_slice(codes);
                 if self.bits != 32 {
                     coded.scales[place] = of_group.scale;
                 }
-                sums.add(Sums { square: of_group.square, explained: of_group.explained });
+                coder.sums[*added].add(Sums { square: of_group.square, explained: of_group.explained });
             }
         }
     }
+}
+
+/// What candidates that come are coded with.
+struct Coder {
+    processor: Processor,
+    batch: Box<Batch>,
+    /// Of a batch, before they go to their places.
+    codes: Vec<u8>,
+    /// Of each candidate.
+    sums: Vec<Sums>,
 }
 
 /// The codes of a strip.
@@ -170,13 +190,20 @@ struct Columns {
     anchor: [f32; STRIP],
     /// From the anchor to the centre.
     way: [f32; STRIP],
+    /// n · c.
+    totals: [f64; STRIP],
     /// `‖c − a‖²`, in parts.
     moved: [f64; LANES],
 }
 
 impl Columns {
-    const NOTHING: Self =
-        Self { centre: [0.0; STRIP], anchor: [0.0; STRIP], way: [0.0; STRIP], moved: [0.0; LANES] };
+    const NOTHING: Self = Self {
+        centre: [0.0; STRIP],
+        anchor: [0.0; STRIP],
+        way: [0.0; STRIP],
+        totals: [0.0; STRIP],
+        moved: [0.0; LANES],
+    };
 
     /// Takes columns of a centre, which is the anchor unless it is given; zeros behind them.
     fn fill(&mut self, centre: Option<&[f32]>, anchor: &[f32]) {
@@ -203,33 +230,31 @@ fn move_centre(processor: Processor, columns: &mut Columns, change: &Change<'_>)
 #[inline(always)]
 fn move_columns(columns: &mut Columns, change: &Change<'_>) {
     let [before, after] = change.counts;
-    let middles = columns.centre.as_chunks_mut::<LANES>().0.iter_mut();
-    let ways = columns.way.as_chunks_mut::<LANES>().0.iter_mut();
-    for (run, ((centre, way), anchor)) in middles.zip(ways).zip(columns.anchor.as_chunks::<LANES>().0).enumerate() {
-        let mut totals = centre.map(|c| f64::from(c) * before);
-        for (rows, sign) in [(&change.going, -1.0), (&change.coming, 1.0)] {
-            for row in rows {
-                for (total, value) in totals.iter_mut().zip(&row.as_chunks::<LANES>().0[run]) {
-                    *total += sign * f64::from(*value);
-                }
-            }
-        }
-        for lane in 0..LANES {
-            centre[lane] = (totals[lane] / after) as f32;
-            way[lane] = centre[lane] - anchor[lane];
-            columns.moved[lane] += f64::from(way[lane]) * f64::from(way[lane]);
+    let totals = &mut columns.totals;
+    // Candidate by candidate: the totals stay in the nearest cache, and every loop is one that vectorises.
+    for (total, c) in totals.iter_mut().zip(&columns.centre) {
+        *total = f64::from(*c) * before;
+    }
+    for row in &change.going {
+        for (total, value) in totals.iter_mut().zip(*row) {
+            *total -= f64::from(*value);
         }
     }
-}
-
-fn deviations(processor: Processor, row: &[f32; STRIP], anchor: &[f32; STRIP], into: &mut [f32; STRIP]) {
-    for_processor!(processor, subtract, (row: &[f32; STRIP], anchor: &[f32; STRIP], into: &mut [f32; STRIP]));
-}
-
-#[inline(always)]
-fn subtract(row: &[f32; STRIP], anchor: &[f32; STRIP], into: &mut [f32; STRIP]) {
-    for ((d, value), a) in into.iter_mut().zip(row).zip(anchor) {
-        *d = value - a;
+    for row in &change.coming {
+        for (total, value) in totals.iter_mut().zip(*row) {
+            *total += f64::from(*value);
+        }
+    }
+    for (c, total) in columns.centre.iter_mut().zip(totals) {
+        *c = (*total / after) as f32;
+    }
+    for ((way, c), a) in columns.way.iter_mut().zip(&columns.centre).zip(&columns.anchor) {
+        *way = c - a;
+    }
+    for ways in columns.way.as_chunks::<LANES>().0 {
+        for (moved, way) in columns.moved.iter_mut().zip(ways) {
+            *moved += f64::from(*way) * f64::from(*way);
+        }
     }
 }
 
@@ -248,15 +273,12 @@ mod tests {
         };
         let rows: [_; 5] = std::array::from_fn(|_| columns());
         let (centre, anchor) = (columns(), columns());
-        let change =
-            Change { going: vec![&rows[0]], coming: rows[1..].iter().collect(), counts: [7.0, 10.0] };
+        let change = Change { going: vec![&rows[0]], coming: rows[1..].iter().collect(), counts: [7.0, 10.0] };
         let on = |processor| {
             let mut columns = Columns::NOTHING;
             columns.fill(Some(&centre), &anchor);
             move_centre(processor, &mut columns, &change);
-            let mut held = [0.0; STRIP];
-            deviations(processor, &rows[1], &anchor, &mut held);
-            (columns.centre, columns.way, columns.moved.map(f64::to_bits), held)
+            (columns.centre, columns.way, columns.moved.map(f64::to_bits))
         };
         let portable = on(Processor::Portable);
         for (e, c) in portable.0.iter().enumerate() {
