@@ -8,6 +8,9 @@ const LARGE: usize = 1 << 23;
 /// Size of a huge page on the processors that have them.
 const HUGE_PAGE: usize = 1 << 21;
 
+/// Numbers of f32 in a cache line.
+pub(crate) const LINE: usize = 16;
+
 /// So many zeros. The system is asked for huge pages where there are many: it hands memory out page by page, and a
 /// gigabyte in small pages takes longer to get than to fill.
 pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Vec<T> {

@@ -15,15 +15,12 @@ use crate::{
     Error, Result,
     blocks::Blocks,
     checkpoint::CheckpointFile,
-    memory::{prefetch, zeros},
+    memory::zeros,
     processor::Processor,
 };
 
 /// Columns that are held at a time.
-const STRIP: usize = 4 * GROUP;
-
-/// Numbers of a cache line.
-const LINE: usize = 16;
+const STRIP: usize = 2 * GROUP;
 
 impl Projection {
     /// Builds the projection of checked candidates (`checkpoint::check_candidates`), reading every byte once.
@@ -221,17 +218,13 @@ fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &m
     let (n, bytes) = (rows.len(), code_bytes(bits));
     for (index, codes) in part.codes.chunks_mut(BATCH * bytes).enumerate() {
         let (first, count) = (index * BATCH, codes.len() / bytes);
-        let nothing = Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0 };
+        let nothing = Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0, ahead: 0 };
         let mut groups = [nothing; BATCH];
         for (place, group) in (first..).zip(&mut groups[..count]) {
             let (tile, i) = (place / n, place % n);
             let values = &rows[i].as_chunks::<GROUP>().0[tile];
-            for line in values.chunks(LINE) {
-                // The same columns of the next strip: this one's take longer to code than those to arrive.
-                prefetch(line.as_ptr().wrapping_add(STRIP));
-            }
             let len = (columns - tile * GROUP).min(GROUP);
-            *group = Group { values, centre: &centre.as_chunks::<GROUP>().0[tile], len };
+            *group = Group { values, centre: &centre.as_chunks::<GROUP>().0[tile], len, ahead: STRIP };
         }
         codec::code_groups(processor, bits, batch, &groups[..count], codes);
         for (place, coded) in (first..).zip(&batch.coded[..count]) {

@@ -4,10 +4,10 @@ use std::arch::x86_64::*;
 
 use super::{
     GROUP, Reconstruction,
-    groups::{Attempts, Batch, Group, LANES, Measured, STEPS, scaling},
+    groups::{Attempts, Batch, Group, LANES, Measure, STEPS, Words, scaling},
     half_levels,
 };
-use crate::projection::packing::slots;
+use crate::{memory::prefetch, projection::packing::slots};
 
 /// Registers of a group.
 const VECTORS: usize = GROUP / LANES;
@@ -19,16 +19,22 @@ pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], c
         groups,
         codes,
         |group, into| measure(group, into),
-        |values, inverses, into| attempt::<BITS>(values, inverses, into),
+        |values, inverses, into, ahead| attempt::<BITS>(values, inverses, into, ahead),
         |words, into| store(words, into),
     );
+}
+
+/// As [`Batch::copy`].
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
+    batch.copy(groups, codes, |group, into| measure(group, into));
 }
 
 /// As `plain::measure`.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 #[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
-fn measure(group: &Group<'_>, into: &mut Measured) {
+fn measure(group: &Group<'_>, values: &mut Reconstruction) -> Measure {
     let magnitude = _mm512_set1_epi32(0x7fff_ffff);
     let mut deviations = [_mm512_setzero_ps(); VECTORS];
     let mut largest = [_mm512_setzero_si512(); 2];
@@ -38,32 +44,44 @@ fn measure(group: &Group<'_>, into: &mut Measured) {
         let bits = _mm512_and_si512(_mm512_castps_si512(d), magnitude);
         largest[vector % 2] = _mm512_max_epi32(largest[vector % 2], bits);
     }
-    into.largest = _mm512_reduce_max_epi32(_mm512_max_epi32(largest[0], largest[1]));
-    let factor = _mm512_set1_ps(scaling(into.largest).1);
+    let largest = _mm512_reduce_max_epi32(_mm512_max_epi32(largest[0], largest[1]));
+    let factor = _mm512_set1_ps(scaling(largest).1);
     let mut squares = _mm512_setzero_ps();
     for vector in 0..VECTORS {
         let value = _mm512_mul_ps(deviations[vector], factor);
-        put(value, &mut into.values, vector);
+        put(value, values, vector);
         squares = _mm512_add_ps(squares, _mm512_mul_ps(value, value));
     }
-    put(squares, &mut into.squares, 0);
+    Measure { largest, square: total(squares) }
 }
 
 /// As `plain::attempt`.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn attempt<const BITS: usize>(values: &Reconstruction, inverses: [f32; STEPS], into: &mut Attempts) {
+fn attempt<const BITS: usize>(
+    values: &Reconstruction,
+    inverses: [f32; STEPS],
+    into: &mut Words,
+    ahead: *const f32,
+) -> Attempts {
     if BITS == 1 {
-        attempts::<BITS, 1>(values, [inverses[0]], into);
+        let ([length], [product]) = attempts::<BITS, 1>(values, [inverses[0]], into, ahead);
+        Attempts { lengths: [length; STEPS], products: [product; STEPS] }
     } else {
-        attempts::<BITS, STEPS>(values, inverses, into);
+        let (lengths, products) = attempts::<BITS, STEPS>(values, inverses, into, ahead);
+        Attempts { lengths, products }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 #[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
-fn attempts<const BITS: usize, const N: usize>(values: &Reconstruction, inverses: [f32; N], into: &mut Attempts) {
+fn attempts<const BITS: usize, const N: usize>(
+    values: &Reconstruction,
+    inverses: [f32; N],
+    into: &mut Words,
+    ahead: *const f32,
+) -> ([f64; N], [f64; N]) {
     let half = half_levels(BITS);
     // The largest number that stays below the end of the levels when half of them is added.
     let limit = _mm512_set1_ps((2.0 * half).next_down() - half);
@@ -75,39 +93,60 @@ fn attempts<const BITS: usize, const N: usize>(values: &Reconstruction, inverses
     let (mut lengths, mut products) = ([_mm512_setzero_ps(); N], [_mm512_setzero_ps(); N]);
     let (vectors, shift) = if BITS == 1 { (VECTORS, 2) } else { (slots(BITS), BITS) };
     for run in 0..VECTORS / vectors {
-        // Whole numbers of 16 bits are exact in f32: the lower and the upper half of the words.
-        let mut halves = [[_mm512_setzero_ps(); 2]; N];
-        for slot in 0..vectors {
-            let value = load(values, run * vectors + slot);
-            let part = slot / (vectors / 2);
-            let weight = _mm512_set1_ps((1_u32 << (slot % (vectors / 2) * shift)) as f32);
+        let mut words = [_mm512_setzero_si512(); N];
+        // The lower and the upper half of the words: whole numbers of 16 bits, exact in f32.
+        for part in 0..2 {
+            let mut halves = [_mm512_setzero_ps(); N];
+            for slot in 0..vectors / 2 {
+                let vector = run * vectors + part * (vectors / 2) + slot;
+                prefetch(ahead.wrapping_add(vector * LANES));
+                let value = load(values, vector);
+                let weight = _mm512_set1_ps((1_u32 << (slot * shift)) as f32);
+                for n in 0..N {
+                    // The smaller magnitude with the sign of the first.
+                    let place = _mm512_range_ps::<0b0010>(_mm512_mul_ps(value, inverse[n]), limit);
+                    let place = _mm512_add_ps(place, half);
+                    let code = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(place);
+                    let level = _mm512_add_ps(code, lowest);
+                    lengths[n] = _mm512_fmadd_ps(level, level, lengths[n]);
+                    products[n] = _mm512_add_ps(products[n], _mm512_mul_ps(level, value));
+                    halves[n] = _mm512_fmadd_ps(code, weight, halves[n]);
+                }
+            }
             for n in 0..N {
-                // The smaller magnitude with the sign of the first.
-                let place = _mm512_range_ps::<0b0010>(_mm512_mul_ps(value, inverse[n]), limit);
-                let place = _mm512_add_ps(place, half);
-                let code = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(place);
-                let level = _mm512_add_ps(code, lowest);
-                lengths[n] = _mm512_fmadd_ps(level, level, lengths[n]);
-                products[n] = _mm512_add_ps(products[n], _mm512_mul_ps(level, value));
-                halves[n][part] = _mm512_fmadd_ps(code, weight, halves[n][part]);
+                let half = _mm512_cvtps_epi32(halves[n]);
+                words[n] = if part == 0 { half } else { _mm512_or_si512(words[n], _mm512_slli_epi32::<16>(half)) };
             }
         }
         for n in 0..N {
-            let [low, high] = [_mm512_cvtps_epi32(halves[n][0]), _mm512_cvtps_epi32(halves[n][1])];
-            let words = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
             if BITS == 1 {
                 // Two slots lie side by side.
-                let odd = _mm256_slli_epi32::<1>(_mm512_extracti64x4_epi64::<1>(words));
-                put_half(_mm256_or_si256(_mm512_castsi512_si256(words), odd), &mut into.words[n]);
+                let odd = _mm256_slli_epi32::<1>(_mm512_extracti64x4_epi64::<1>(words[n]));
+                put_half(_mm256_or_si256(_mm512_castsi512_si256(words[n]), odd), &mut into[n]);
             } else {
-                put_words(words, &mut into.words[n][16 * run..]);
+                put_words(words[n], &mut into[n][16 * run..]);
             }
         }
     }
+    let mut totals = ([0.0; N], [0.0; N]);
     for n in 0..N {
-        put(lengths[n], &mut into.lengths[n], 0);
-        put(products[n], &mut into.products[n], 0);
+        totals.0[n] = total(lengths[n]);
+        totals.1[n] = total(products[n]);
     }
+    totals
+}
+
+/// As `groups::total`.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn total(lanes: __m512) -> f64 {
+    let first = _mm512_cvtps_pd(_mm512_castps512_ps256(lanes));
+    let last = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(lanes));
+    let sums = _mm256_add_pd(_mm512_castpd512_pd256(first), _mm512_extractf64x4_pd::<1>(first));
+    let sums = _mm256_add_pd(sums, _mm512_castpd512_pd256(last));
+    let sums = _mm256_add_pd(sums, _mm512_extractf64x4_pd::<1>(last));
+    let pair = _mm_add_pd(_mm256_castpd256_pd128(sums), _mm256_extractf128_pd::<1>(sums));
+    _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)))
 }
 
 /// As `plain::store`.

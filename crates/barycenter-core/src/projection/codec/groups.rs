@@ -30,27 +30,27 @@ impl Coded {
     const NOTHING: Self = Self { scale: 0.0, square: 0.0, explained: 0.0 };
 }
 
-/// What a group is in the range of f32 squares: divided by the power of two below its largest value.
-#[derive(Clone)]
-#[repr(C, align(64))]
-pub(super) struct Measured {
-    pub(super) values: Reconstruction,
-    /// Their squares, summed.
-    pub(super) squares: [f32; LANES],
-    /// The largest magnitude before the division, as the bits of it.
+/// What a group's deviations measure.
+#[derive(Clone, Copy)]
+pub(super) struct Measure {
+    /// The largest magnitude, as the bits of it.
     pub(super) largest: i32,
+    /// Squared length of what is left when they are divided by the power of two below the largest, so that squares stay in the
+    /// range of f32.
+    pub(super) square: f64,
 }
 
-/// What the codes under the steps are, and sums over them.
-#[derive(Clone)]
-#[repr(C, align(64))]
+/// What the codes under the steps sum up to.
+#[derive(Clone, Copy)]
 pub(super) struct Attempts {
-    pub(super) words: [[u32; GROUP / 4]; STEPS],
     /// Squared levels.
-    pub(super) lengths: [[f32; LANES]; STEPS],
+    pub(super) lengths: [f64; STEPS],
     /// Levels times values.
-    pub(super) products: [[f32; LANES]; STEPS],
+    pub(super) products: [f64; STEPS],
 }
+
+/// Codes of a group under the steps, in the order of the bytes.
+pub(super) type Words = [[u32; GROUP / 4]; STEPS];
 
 /// A group to code: the first `len` elements of the values, less their centre.
 #[derive(Clone, Copy)]
@@ -59,12 +59,15 @@ pub(in crate::projection) struct Group<'a> {
     pub(in crate::projection) values: &'a Reconstruction,
     pub(in crate::projection) centre: &'a Reconstruction,
     pub(in crate::projection) len: usize,
+    /// How many elements behind these values those lie that are coded soon: they are asked for while these are coded.
+    pub(in crate::projection) ahead: usize,
 }
 
 /// Room for coding groups, one batch after the other.
+#[repr(C, align(64))]
 pub(in crate::projection) struct Batch {
-    pub(super) measured: [Measured; BATCH],
-    attempts: [Attempts; BATCH],
+    values: [Reconstruction; BATCH],
+    words: [Words; BATCH],
     numbers: Numbers,
     /// What was found, a group of the last batch each.
     pub(in crate::projection) coded: [Coded; BATCH],
@@ -74,6 +77,8 @@ pub(in crate::projection) struct Batch {
 struct Numbers {
     /// Number of elements.
     lens: [f64; BATCH],
+    /// Largest magnitudes, as the bits of them.
+    largest: [i32; BATCH],
     /// What the values were divided by.
     units: [f64; BATCH],
     /// Squared lengths of the values.
@@ -87,18 +92,13 @@ struct Numbers {
 
 impl Batch {
     pub(in crate::projection) fn new() -> Box<Self> {
-        let measured = Measured { values: [0.0; GROUP], squares: [0.0; LANES], largest: 0 };
-        let attempts = Attempts {
-            words: [[0; GROUP / 4]; STEPS],
-            lengths: [[0.0; LANES]; STEPS],
-            products: [[0.0; LANES]; STEPS],
-        };
         let (none, both) = ([0.0; BATCH], [[0.0; BATCH]; STEPS]);
         Box::new(Self {
-            measured: std::array::from_fn(|_| measured.clone()),
-            attempts: std::array::from_fn(|_| attempts.clone()),
+            values: [[0.0; GROUP]; BATCH],
+            words: [[[0; GROUP / 4]; STEPS]; BATCH],
             numbers: Numbers {
-                lens: none,
+                lens: [1.0; BATCH],
+                largest: [0; BATCH],
                 units: none,
                 squares: none,
                 coded: [false; BATCH],
@@ -116,15 +116,19 @@ impl Batch {
         &mut self,
         groups: &[Group<'_>],
         codes: &mut [u8],
-        measure: impl Fn(&Group<'_>, &mut Measured),
-        attempt: impl Fn(&Reconstruction, [f32; STEPS], &mut Attempts),
+        measure: impl Fn(&Group<'_>, &mut Reconstruction) -> Measure,
+        attempt: impl Fn(&Reconstruction, [f32; STEPS], &mut Words, *const f32) -> Attempts,
         store: impl Fn(&[u32], &mut [u8]),
     ) {
         self.measure(groups, measure);
         self.take_steps::<BITS>();
-        let steps = &self.numbers.steps;
-        for (g, (measured, attempts)) in self.measured.iter().zip(&mut self.attempts).take(groups.len()).enumerate() {
-            attempt(&measured.values, [(1.0 / steps[0][g]) as f32, (1.0 / steps[1][g]) as f32], attempts);
+        let Numbers { steps, lengths, products, .. } = &mut self.numbers;
+        for (g, (group, (values, words))) in groups.iter().zip(self.values.iter().zip(&mut self.words)).enumerate() {
+            let ahead = group.values.as_ptr().wrapping_add(group.ahead);
+            let found = attempt(values, [(1.0 / steps[0][g]) as f32, (1.0 / steps[1][g]) as f32], words, ahead);
+            for step in 0..STEPS {
+                (lengths[step][g], products[step][g]) = (found.lengths[step], found.products[step]);
+            }
         }
         let best = self.choose::<BITS>();
         for (g, (group, codes)) in groups.iter().zip(codes.chunks_exact_mut(32 * BITS)).enumerate() {
@@ -132,7 +136,7 @@ impl Batch {
                 codes.fill(0);
                 continue;
             }
-            store(&self.attempts[g].words[usize::from(best[g])][..8 * BITS], codes);
+            store(&self.words[g][usize::from(best[g])][..8 * BITS], codes);
             if group.len < GROUP {
                 let all = packing::unpack::<BITS>(codes);
                 packing::pack::<BITS>(|element| if element < group.len { all[element] } else { 0 }, codes);
@@ -140,25 +144,42 @@ impl Batch {
         }
     }
 
+    /// Writes the deviations of up to [`BATCH`] groups into their bytes.
+    #[inline(always)]
+    pub(super) fn copy(
+        &mut self,
+        groups: &[Group<'_>],
+        codes: &mut [u8],
+        measure: impl Fn(&Group<'_>, &mut Reconstruction) -> Measure,
+    ) {
+        self.measure(groups, measure);
+        for coded in &mut self.coded {
+            *coded = Coded { scale: 1.0, explained: coded.square, ..*coded };
+        }
+        for (group, codes) in groups.iter().zip(codes.as_chunks_mut::<{ 4 * GROUP }>().0) {
+            for ((code, value), centre) in codes.as_chunks_mut::<4>().0.iter_mut().zip(group.values).zip(group.centre) {
+                *code = (value - centre).to_le_bytes();
+            }
+        }
+    }
+
     /// Measures the groups: their squared lengths are then in `coded`, and nothing else.
     #[inline(always)]
-    pub(super) fn measure(&mut self, groups: &[Group<'_>], measure: impl Fn(&Group<'_>, &mut Measured)) {
-        for (group, measured) in groups.iter().zip(&mut self.measured) {
-            measure(group, measured);
-        }
-        let Numbers { lens, units, squares, coded, .. } = &mut self.numbers;
-        for (len, group) in lens.iter_mut().zip(groups) {
-            *len = group.len as f64;
-        }
-        for (square, measured) in squares.iter_mut().zip(&self.measured) {
-            *square = total(&measured.squares);
-        }
-        for g in 0..BATCH {
-            let (exponent, _) = scaling(self.measured[g].largest);
-            units[g] = f64::from_bits(((1023 + i64::from(exponent)) as u64) << 52);
+    pub(super) fn measure(
+        &mut self,
+        groups: &[Group<'_>],
+        measure: impl Fn(&Group<'_>, &mut Reconstruction) -> Measure,
+    ) {
+        let Numbers { lens, largest, units, squares, coded, .. } = &mut self.numbers;
+        for (g, (group, values)) in groups.iter().zip(&mut self.values).enumerate() {
+            Measure { largest: largest[g], square: squares[g] } = measure(group, values);
+            lens[g] = group.len as f64;
         }
         for g in 0..BATCH {
-            let (square, largest) = (squares[g] * units[g] * units[g], self.measured[g].largest);
+            units[g] = f64::from_bits(((1023 + i64::from(scaling(largest[g]).0)) as u64) << 52);
+        }
+        for g in 0..BATCH {
+            let (square, largest) = (squares[g] * units[g] * units[g], largest[g]);
             // Without an exponent, numbers are too small to tell from zero; with the last one, no numbers.
             coded[g] = (0x0080_0000..0x7f80_0000).contains(&largest);
             self.coded[g] = match largest {
@@ -172,10 +193,9 @@ impl Batch {
     /// Starting steps of what was measured.
     #[inline(always)]
     fn take_steps<const BITS: usize>(&mut self) {
-        let Numbers { lens, units, squares, coded, steps, .. } = &mut self.numbers;
+        let Numbers { lens, largest, units, squares, coded, steps, .. } = &mut self.numbers;
         for g in 0..BATCH {
-            let largest = self.measured[g].largest;
-            let largest = f32::from_bits(largest as u32) * scaling(largest).1;
+            let largest = f32::from_bits(largest[g] as u32) * scaling(largest[g]).1;
             steps[1][g] = f64::from(largest) / f64::from(1_u32 << (BITS - 1));
         }
         for g in 0..BATCH {
@@ -187,14 +207,7 @@ impl Batch {
     /// Which of the attempts explains more, and what it found.
     #[inline(always)]
     fn choose<const BITS: usize>(&mut self) -> [bool; BATCH] {
-        let Numbers { lens, units, coded, steps, lengths, products, .. } = &mut self.numbers;
-        let tried = if BITS == 1 { 1 } else { STEPS };
-        for attempt in 0..tried {
-            for (g, found) in self.attempts.iter().enumerate() {
-                lengths[attempt][g] = total(&found.lengths[attempt]);
-                products[attempt][g] = total(&found.products[attempt]);
-            }
-        }
+        let Numbers { lens, units, coded, steps, lengths, products, .. } = & self.numbers;
         let mut best = [false; BATCH];
         let (mut scales, mut explained) = ([0.0; BATCH], [0.0; BATCH]);
         for g in 0..BATCH {
@@ -229,7 +242,7 @@ pub(super) fn scaling(largest: i32) -> (i32, f32) {
 
 /// Sum of the lanes.
 #[inline(always)]
-fn total(lanes: &[f32; LANES]) -> f64 {
+pub(super) fn total(lanes: &[f32; LANES]) -> f64 {
     let mut sums = [0.0; 4];
     for lanes in lanes.as_chunks::<4>().0 {
         for (sum, lane) in sums.iter_mut().zip(lanes) {

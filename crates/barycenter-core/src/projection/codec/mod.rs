@@ -54,7 +54,7 @@ pub(super) fn code_group(processor: Processor, deviations: &[f32], bits: u8, cod
     let mut values = [0.0; GROUP];
     values[..deviations.len()].copy_from_slice(deviations);
     let mut batch = Batch::new();
-    let group = Group { values: &values, centre: &[0.0; GROUP], len: deviations.len() };
+    let group = Group { values: &values, centre: &[0.0; GROUP], len: deviations.len(), ahead: 0 };
     code_groups(processor, bits, &mut batch, &[group], codes);
     batch.coded[0]
 }
@@ -62,7 +62,7 @@ pub(super) fn code_group(processor: Processor, deviations: &[f32], bits: u8, cod
 /// Codes up to [`BATCH`] groups into 32 · `bits` bytes each; what was found is then in `batch.coded`.
 pub(super) fn code_groups(processor: Processor, bits: u8, batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if processor == Processor::Avx512 && bits != 32 {
+    if processor == Processor::Avx512 {
         #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
         // SAFETY: this `Processor` exists only where it was detected.
         return unsafe {
@@ -71,6 +71,7 @@ pub(super) fn code_groups(processor: Processor, bits: u8, batch: &mut Batch, gro
                 2 => avx512::code::<2>(batch, groups, codes),
                 4 => avx512::code::<4>(batch, groups, codes),
                 8 => avx512::code::<8>(batch, groups, codes),
+                32 => avx512::copy(batch, groups, codes),
                 other => unreachable!("{other} bits are refused before anything is coded"),
             }
         };

@@ -4,10 +4,13 @@
 
 use super::{
     GROUP, Reconstruction,
-    groups::{Attempts, Batch, Coded, Group, LANES, Measured, STEPS, scaling},
+    groups::{Attempts, Batch, Group, LANES, Measure, STEPS, Words, scaling, total},
     half_levels,
 };
-use crate::projection::packing::{run_words, slots};
+use crate::{
+    memory::{LINE, prefetch},
+    projection::packing::{run_words, slots},
+};
 
 /// As [`Batch::code`].
 #[inline(always)]
@@ -15,40 +18,42 @@ pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], c
     batch.code::<BITS>(groups, codes, measure, attempt::<BITS>, store);
 }
 
-/// As [`Batch::code`] at 32 bits, where the deviations are their own codes.
+/// Codes at 32 bits, where the deviations are their own codes.
 #[inline(always)]
 pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
-    batch.measure(groups, measure);
-    for coded in &mut batch.coded {
-        *coded = Coded { scale: 1.0, explained: coded.square, ..*coded };
-    }
-    for (group, codes) in groups.iter().zip(codes.as_chunks_mut::<{ 4 * GROUP }>().0) {
-        for ((code, value), centre) in codes.as_chunks_mut::<4>().0.iter_mut().zip(group.values).zip(group.centre) {
-            *code = (value - centre).to_le_bytes();
-        }
-    }
+    batch.copy(groups, codes, measure);
 }
 
 /// Divides the deviations of a group by the power of two below the largest of them.
 #[inline(always)]
-pub(super) fn measure(group: &Group<'_>, into: &mut Measured) {
-    for ((d, value), centre) in into.values.iter_mut().zip(group.values).zip(group.centre) {
+pub(super) fn measure(group: &Group<'_>, values: &mut Reconstruction) -> Measure {
+    for ((d, value), centre) in values.iter_mut().zip(group.values).zip(group.centre) {
         *d = value - centre;
     }
-    into.largest = into.values.iter().fold(0, |largest, d| ((d.to_bits() & 0x7fff_ffff) as i32).max(largest));
-    let (_, factor) = scaling(into.largest);
-    into.squares = [0.0; LANES];
-    for values in into.values.as_chunks_mut::<LANES>().0 {
-        for (value, square) in values.iter_mut().zip(&mut into.squares) {
+    let largest = values.iter().fold(0, |largest, d| ((d.to_bits() & 0x7fff_ffff) as i32).max(largest));
+    let (_, factor) = scaling(largest);
+    let mut squares = [0.0; LANES];
+    for values in values.as_chunks_mut::<LANES>().0 {
+        for (value, square) in values.iter_mut().zip(&mut squares) {
             *value *= factor;
             *square += *value * *value;
         }
     }
+    Measure { largest, square: total(&squares) }
 }
 
 /// Codes values under one over each of the steps.
 #[inline(always)]
-pub(super) fn attempt<const BITS: usize>(values: &Reconstruction, inverses: [f32; STEPS], into: &mut Attempts) {
+pub(super) fn attempt<const BITS: usize>(
+    values: &Reconstruction,
+    inverses: [f32; STEPS],
+    into: &mut Words,
+    ahead: *const f32,
+) -> Attempts {
+    for line in (0..GROUP).step_by(LINE) {
+        prefetch(ahead.wrapping_add(line));
+    }
+    let mut found = Attempts { lengths: [0.0; STEPS], products: [0.0; STEPS] };
     let tried = if BITS == 1 { 1 } else { STEPS };
     // A run of words as wide as the lanes; at 1 bit, where a run is half as wide, two slots lie side by side.
     let (vectors, shift) = if BITS == 1 { (GROUP / LANES, 2) } else { (slots(BITS), BITS) };
@@ -65,7 +70,7 @@ pub(super) fn attempt<const BITS: usize>(values: &Reconstruction, inverses: [f32
                     words[lane] |= (code as u32) << (vector * shift);
                 }
             }
-            let into = &mut into.words[attempt][run * run_words(BITS)..][..run_words(BITS)];
+            let into = &mut into[attempt][run * run_words(BITS)..][..run_words(BITS)];
             if BITS == 1 {
                 for (word, into) in into.iter_mut().enumerate() {
                     *into = words[word] | words[word + LANES / 2] << 1;
@@ -74,8 +79,9 @@ pub(super) fn attempt<const BITS: usize>(values: &Reconstruction, inverses: [f32
                 into.copy_from_slice(&words);
             }
         }
-        (into.lengths[attempt], into.products[attempt]) = (lengths, products);
+        (found.lengths[attempt], found.products[attempt]) = (total(&lengths), total(&products));
     }
+    found
 }
 
 /// The code of a value under a step, of which `inverse` is the reciprocal.
