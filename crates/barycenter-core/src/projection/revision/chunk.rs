@@ -7,7 +7,6 @@ use super::{Found, Places};
 use crate::{
     Error, Result,
     checkpoint::CheckpointFile,
-    memory::prefetch,
     processor::{Processor, for_processor},
     projection::{
         GROUP,
@@ -23,9 +22,6 @@ const STRIP_TILES: usize = 4;
 
 /// Columns that are held at a time.
 const STRIP: usize = STRIP_TILES * GROUP;
-
-/// Numbers of a cache line.
-const LINE: usize = 16;
 
 /// Numbers that are summed beside each other.
 const LANES: usize = 16;
@@ -111,15 +107,11 @@ impl Chunk<'_> {
         let all: Vec<(usize, usize)> =
             (0..coming.len()).flat_map(|added| (0..tiles).map(move |tile| (added, tile))).collect();
         for places in all.chunks(BATCH) {
-            let mut groups = [Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0 }; BATCH];
+            let mut groups = [Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0, ahead: 0 }; BATCH];
             for ((added, tile), group) in places.iter().zip(&mut groups) {
                 let values = &coming[*added].as_chunks().0[*tile];
-                for line in values.chunks(LINE) {
-                    // The same columns of the next strip: this one's take longer to code than those to arrive.
-                    prefetch(line.as_ptr().wrapping_add(STRIP));
-                }
                 let len = (coded.len - tile * GROUP).min(GROUP);
-                *group = Group { values, centre: &anchor.as_chunks().0[*tile], len };
+                *group = Group { values, centre: &anchor.as_chunks().0[*tile], len, ahead: STRIP };
             }
             let codes = &mut coder.codes[..places.len() * bytes];
             code_groups(coder.processor, self.bits, &mut coder.batch, &groups[..places.len()], codes);
