@@ -15,12 +15,23 @@ pub(crate) const LINE: usize = 16;
 /// gigabyte in small pages takes longer to get than to fill.
 pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Vec<T> {
     let buffer = vec![T::default(); len];
-    let (start, bytes) = (buffer.as_ptr().addr(), size_of_val(buffer.as_slice()));
+    ask_for_huge_pages(&buffer);
+    buffer
+}
+
+/// Room for so many numbers, of which none is there yet. As [`zeros`], less the pass over memory where it is not new.
+pub(crate) fn room<T>(len: usize) -> Vec<T> {
+    let buffer = Vec::with_capacity(len);
+    ask_for_huge_pages(&buffer);
+    buffer
+}
+
+fn ask_for_huge_pages<T>(buffer: &Vec<T>) {
+    let (start, bytes) = (buffer.as_ptr().addr(), size_of::<T>() * buffer.capacity());
     let skipped = start.next_multiple_of(HUGE_PAGE) - start;
     if bytes >= LARGE {
         advise(buffer.as_ptr().cast::<u8>().wrapping_add(skipped), (bytes - skipped) / HUGE_PAGE * HUGE_PAGE);
     }
-    buffer
 }
 
 /// So many numbers that `write` is the first to write: zeros that are overwritten cost a pass over memory.

@@ -1,26 +1,26 @@
 //! Building a projection in one pass over the candidates.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, mem::MaybeUninit};
 
 use rayon::prelude::*;
 
 use super::{
     GROUP, Projection, Tensor,
     codec::{self, BATCH, Batch, Group},
-    kernels::{CHUNK, CHUNK_TILES},
+    kernels::{CHUNK, CHUNK_TILES, STREAMED},
     packing::code_bytes,
     stored_bits,
 };
 use crate::{
     Error, Result,
     blocks::Blocks,
-    checkpoint::CheckpointFile,
-    memory::zeros,
+    checkpoint::{CheckpointFile, TensorLayout},
+    memory::room,
     processor::Processor,
 };
 
-/// Columns that are held at a time.
-const STRIP: usize = 2 * GROUP;
+/// Columns that are held at a time: those that come next are on their way from memory meanwhile.
+const STRIP: usize = 4 * GROUP;
 
 impl Projection {
     /// Builds the projection of checked candidates (`checkpoint::check_candidates`), reading every byte once.
@@ -49,11 +49,13 @@ impl Projection {
             return Err(Error::input(format!("{names} tensors are averaged, the blocks are cut for {cut}")));
         }
         let (n, block_count) = (candidates.len(), blocks.len());
+        let elements = averaged.iter().filter_map(|name| candidates[0].tensor(name).ok()).map(TensorLayout::elements);
+        let stream = elements.sum::<usize>() > STREAMED;
         let mut sums = vec![Sums::default(); n * block_count];
         let mut tensors = Vec::with_capacity(averaged.len());
         for (t, name) in averaged.iter().enumerate() {
             let block = blocks.block_of(t);
-            let (tensor, of_tensor) = build_tensor(candidates, name, block, bits)?;
+            let (tensor, of_tensor) = build_tensor(candidates, name, block, (bits, stream))?;
             for (i, of_candidate) in of_tensor.into_iter().enumerate() {
                 if !of_candidate.square.is_finite() {
                     let what = format!("tensor `{name}` of candidate {i} (from 0) is not finite in 32 bits");
@@ -88,7 +90,12 @@ fn check_names(averaged: &[String]) -> Result<()> {
     }
 }
 
-fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u8) -> Result<(Tensor, Vec<Sums>)> {
+fn build_tensor(
+    candidates: &[CheckpointFile],
+    name: &str,
+    block: usize,
+    (bits, stream): (u8, bool),
+) -> Result<(Tensor, Vec<Sums>)> {
     let (n, elements) = (candidates.len(), candidates[0].tensor(name)?.elements());
     for candidate in candidates {
         let held = candidate.tensor(name)?.elements();
@@ -100,31 +107,32 @@ fn build_tensor(candidates: &[CheckpointFile], name: &str, block: usize, bits: u
     }
     let tiles = elements.div_ceil(GROUP);
     let bits = stored_bits(elements, bits);
-    let mut tensor = Tensor {
-        name: name.to_owned(),
-        block,
-        bits,
-        centre: zeros(elements),
-        anchor: Vec::new(),
-        scales: vec![0.0; if bits == 32 { 0 } else { tiles * n }],
-        codes: zeros(tiles * n * code_bytes(bits)),
-    };
+    let (mut centre, mut codes) = (room::<f32>(elements), room::<u8>(tiles * n * code_bytes(bits)));
+    let mut scales = vec![0.0; if bits == 32 { 0 } else { tiles * n }];
     let chunks = {
         // At 32 bits there are no scales: every chunk gets an empty part of them.
         let chunks = elements.div_ceil(CHUNK);
-        let mut scales: Vec<&mut [f32]> = tensor.scales.chunks_mut(CHUNK_TILES * n).collect();
+        let mut scales: Vec<&mut [f32]> = scales.chunks_mut(CHUNK_TILES * n).collect();
         scales.resize_with(chunks, || &mut []);
-        let centre = tensor.centre.par_chunks_mut(CHUNK);
-        let codes = tensor.codes.par_chunks_mut(CHUNK_TILES * n * code_bytes(bits));
+        let (centre, codes) = (centre.spare_capacity_mut(), codes.spare_capacity_mut());
+        let centre = centre[..elements].par_chunks_mut(CHUNK);
+        let codes = codes[..tiles * n * code_bytes(bits)].par_chunks_mut(CHUNK_TILES * n * code_bytes(bits));
         centre
             .zip(codes)
             .zip(scales)
             .enumerate()
-            .map(|(chunk, ((centre, codes), scales))| {
-                build_chunk(candidates, name, chunk, bits, &mut Part { centre, codes, scales })
+            .map_init(Batch::new, |batch, (chunk, ((centre, codes), scales))| {
+                build_chunk(candidates, name, chunk, (bits, stream), (batch, Part { centre, codes, scales }))
             })
             .collect::<Result<Vec<Vec<Sums>>>>()?
     };
+    #[expect(unsafe_code, reason = "only what was filled above tells that every element is there")]
+    // SAFETY: there is room for as many, the chunks cover them, and every chunk that ends well fills its part.
+    unsafe {
+        centre.set_len(elements);
+        codes.set_len(tiles * n * code_bytes(bits));
+    }
+    let tensor = Tensor { name: name.to_owned(), block, bits, centre, anchor: Vec::new(), scales, codes };
     let mut sums = vec![Sums::default(); n];
     for chunk in chunks {
         sums.iter_mut().zip(chunk).for_each(|(sum, part)| sum.add(part));
@@ -161,8 +169,8 @@ impl Sums {
 
 /// What one task fills.
 struct Part<'a> {
-    centre: &'a mut [f32],
-    codes: &'a mut [u8],
+    centre: &'a mut [MaybeUninit<f32>],
+    codes: &'a mut [MaybeUninit<u8>],
     scales: &'a mut [f32],
 }
 
@@ -170,8 +178,10 @@ struct Part<'a> {
 struct Columns<'a> {
     /// Of [`STRIP`] elements each; zeros where columns are not there.
     rows: Vec<&'a [f32]>,
-    centre: [f32; STRIP],
-    batch: Box<Batch>,
+    centre: &'a mut [f32; STRIP],
+    batch: &'a mut Batch,
+    /// Whether to write past the caches.
+    stream: bool,
 }
 
 /// Fills one chunk of columns and returns the sums over the candidates' deviations in it.
@@ -179,15 +189,15 @@ fn build_chunk(
     candidates: &[CheckpointFile],
     name: &str,
     chunk: usize,
-    bits: u8,
-    part: &mut Part<'_>,
+    (bits, stream): (u8, bool),
+    (batch, part): (&mut Batch, Part<'_>),
 ) -> Result<Vec<Sums>> {
     let n = candidates.len();
     let (tiles, bytes) = (STRIP / GROUP, code_bytes(bits));
     let stored = candidates.iter().map(|candidate| candidate.as_f32(name)).collect::<Result<Vec<_>>>()?;
     let mut sums = vec![Sums::default(); n];
-    let mut copies = vec![[0.0; STRIP]; n];
-    let (mut centre_of_strip, mut batch) = ([0.0; STRIP], Batch::new());
+    let mut copies = vec![Vec::new(); n];
+    let mut centre_of_strip = [0.0; STRIP];
     let mut scales = part.scales.chunks_mut(tiles * n);
     let strips = part.centre.chunks_mut(STRIP).zip(part.codes.chunks_mut(tiles * n * bytes));
     for (strip, (centre, codes)) in strips.enumerate() {
@@ -196,25 +206,31 @@ fn build_chunk(
         for ((candidate, stored), copy) in candidates.iter().zip(&stored).zip(&mut copies) {
             let whole = stored.and_then(|stored| stored.get(first..first + STRIP));
             if whole.is_none() {
-                copy.fill(0.0);
+                copy.clear();
+                copy.resize(STRIP, 0.0);
                 candidate.fill_f32(name, first, &mut copy[..centre.len()])?;
             }
             rows.push(whole.unwrap_or(copy));
         }
-        let mut held = Columns { rows, centre: centre_of_strip, batch };
+        let mut held = Columns { rows, centre: &mut centre_of_strip, batch: &mut *batch, stream };
         let mut strip = Part { centre, codes, scales: scales.next().unwrap_or_default() };
         code_columns(Processor::detected(), bits, &mut held, &mut strip, &mut sums);
-        Columns { centre: centre_of_strip, batch, .. } = held;
     }
+    codec::fence(Processor::detected());
     Ok(sums)
 }
 
 /// Makes the centre of some columns, and of each candidate the codes, scales and sums of its deviation.
 fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
-    let Columns { rows, centre, batch } = held;
-    codec::mean(processor, rows, centre);
+    let Columns { rows, centre, batch, stream } = held;
+    let stream = *stream;
+    codec::mean(processor, rows, &mut centre[..]);
     let columns = part.centre.len();
-    part.centre.copy_from_slice(&centre[..columns]);
+    if stream {
+        codec::stream(processor, &centre[..columns], part.centre);
+    } else {
+        part.centre.write_copy_of_slice(&centre[..columns]);
+    }
     let (n, bytes) = (rows.len(), code_bytes(bits));
     for (index, codes) in part.codes.chunks_mut(BATCH * bytes).enumerate() {
         let (first, count) = (index * BATCH, codes.len() / bytes);
@@ -226,7 +242,7 @@ fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &m
             let len = (columns - tile * GROUP).min(GROUP);
             *group = Group { values, centre: &centre.as_chunks::<GROUP>().0[tile], len, ahead: STRIP };
         }
-        codec::code_groups(processor, bits, batch, &groups[..count], codes);
+        codec::code_groups(processor, bits, batch, &groups[..count], codes, stream);
         for (place, coded) in (first..).zip(&batch.coded[..count]) {
             if let Some(scale) = part.scales.get_mut(place) {
                 *scale = coded.scale;

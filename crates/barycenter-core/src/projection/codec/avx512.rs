@@ -1,10 +1,25 @@
-//! The loops over a group's elements for AVX-512: the compiler's own code for `plain` takes three times as long.
+//! The loops over a group's elements for AVX-512, in registers from the load to the sums. They give the bits of `plain`: only
+//! what is exact is reckoned in another way, and what is rounded is rounded in the same order.
 
-use std::arch::x86_64::*;
+use std::{
+    arch::x86_64::{
+        __m256, __m256i, __m512, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEG_INF, _mm_add_pd, _mm_add_sd,
+        _mm_cvtsd_f64, _mm_sfence, _mm_unpackhi_pd, _mm256_add_pd, _mm256_castpd256_pd128, _mm256_extractf128_pd,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_or_si256, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+        _mm256_stream_ps, _mm256_stream_si256, _mm512_add_pd, _mm512_add_ps, _mm512_and_si512, _mm512_castpd512_pd256,
+        _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_si256, _mm512_cvtpd_ps, _mm512_cvtps_epi32,
+        _mm512_cvtps_pd, _mm512_extractf32x8_ps, _mm512_extractf64x4_pd, _mm512_extracti64x4_epi64, _mm512_fmadd_pd,
+        _mm512_fmadd_ps, _mm512_fnmadd_pd, _mm512_loadu_ps, _mm512_max_epi32, _mm512_mul_pd, _mm512_mul_ps,
+        _mm512_or_si512, _mm512_range_ps, _mm512_reduce_max_epi32, _mm512_roundscale_ps, _mm512_set1_epi32,
+        _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
+        _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
+    },
+    mem::MaybeUninit,
+};
 
 use super::{
     GROUP, Reconstruction,
-    groups::{Attempts, Batch, Group, LANES, Measure, STEPS, Words, scaling},
+    groups::{Attempts, Batch, Group, LANES, STEPS, Words},
     half_levels,
 };
 use crate::{memory::prefetch, projection::packing::slots};
@@ -12,47 +27,56 @@ use crate::{memory::prefetch, projection::packing::slots};
 /// Registers of a group.
 const VECTORS: usize = GROUP / LANES;
 
-/// As [`Batch::code`].
+/// As [`Batch::code`]; past the caches where asked.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
+pub(super) fn code<const BITS: usize>(
+    batch: &mut Batch,
+    groups: &[Group<'_>],
+    codes: &mut [MaybeUninit<u8>],
+    stream: bool,
+) {
     batch.code::<BITS>(
         groups,
         codes,
-        |group, into| measure(group, into),
+        (|group, into| deviate(group, into), |factor, values| scale(factor, values)),
         |values, inverses, into, ahead| attempt::<BITS>(values, inverses, into, ahead),
-        |words, into| store(words, into),
+        |words, into| store(words, into, stream),
     );
 }
 
 /// As [`Batch::copy`].
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
-    batch.copy(groups, codes, |group, into| measure(group, into));
+pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
+    batch.copy(groups, codes, (|group, into| deviate(group, into), |factor, values| scale(factor, values)));
 }
 
-/// As `plain::measure`.
+/// As `plain::deviate`.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
-fn measure(group: &Group<'_>, values: &mut Reconstruction) -> Measure {
+fn deviate(group: &Group<'_>, values: &mut Reconstruction) -> i32 {
     let magnitude = _mm512_set1_epi32(0x7fff_ffff);
-    let mut deviations = [_mm512_setzero_ps(); VECTORS];
     let mut largest = [_mm512_setzero_si512(); 2];
     for vector in 0..VECTORS {
         let d = _mm512_sub_ps(load(group.values, vector), load(group.centre, vector));
-        deviations[vector] = d;
+        put(d, values, vector);
         let bits = _mm512_and_si512(_mm512_castps_si512(d), magnitude);
         largest[vector % 2] = _mm512_max_epi32(largest[vector % 2], bits);
     }
-    let largest = _mm512_reduce_max_epi32(_mm512_max_epi32(largest[0], largest[1]));
-    let factor = _mm512_set1_ps(scaling(largest).1);
+    _mm512_reduce_max_epi32(_mm512_max_epi32(largest[0], largest[1]))
+}
+
+/// As `plain::scale`.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
+    let factor = _mm512_set1_ps(factor);
     let mut squares = _mm512_setzero_ps();
     for vector in 0..VECTORS {
-        let value = _mm512_mul_ps(deviations[vector], factor);
+        let value = _mm512_mul_ps(load(values, vector), factor);
         put(value, values, vector);
         squares = _mm512_add_ps(squares, _mm512_mul_ps(value, value));
     }
-    Measure { largest, square: total(squares) }
+    total(squares)
 }
 
 /// As `plain::attempt`.
@@ -75,7 +99,6 @@ fn attempt<const BITS: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
 fn attempts<const BITS: usize, const N: usize>(
     values: &Reconstruction,
     inverses: [f32; N],
@@ -83,7 +106,7 @@ fn attempts<const BITS: usize, const N: usize>(
     ahead: *const f32,
 ) -> ([f64; N], [f64; N]) {
     let half = half_levels(BITS);
-    // The largest number that stays below the end of the levels when half of them is added.
+    // The largest number that stays below the end of the levels when half of them is added, so that its floor is the last code.
     let limit = _mm512_set1_ps((2.0 * half).next_down() - half);
     let (half, lowest) = (_mm512_set1_ps(half), _mm512_set1_ps(0.5 - half));
     let mut inverse = [half; N];
@@ -103,11 +126,12 @@ fn attempts<const BITS: usize, const N: usize>(
                 let value = load(values, vector);
                 let weight = _mm512_set1_ps((1_u32 << (slot * shift)) as f32);
                 for n in 0..N {
-                    // The smaller magnitude with the sign of the first.
+                    // The smaller magnitude with the sign of the first: one operation where a minimum and a maximum are two.
                     let place = _mm512_range_ps::<0b0010>(_mm512_mul_ps(value, inverse[n]), limit);
                     let place = _mm512_add_ps(place, half);
                     let code = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(place);
                     let level = _mm512_add_ps(code, lowest);
+                    // Fused where the product is exact; the other is rounded first, as every processor can.
                     lengths[n] = _mm512_fmadd_ps(level, level, lengths[n]);
                     products[n] = _mm512_add_ps(products[n], _mm512_mul_ps(level, value));
                     halves[n] = _mm512_fmadd_ps(code, weight, halves[n]);
@@ -149,20 +173,56 @@ fn total(lanes: __m512) -> f64 {
     _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)))
 }
 
-/// As `plain::store`.
+/// As `plain::store`, past the caches where asked: whoever stores so ends with [`fence`].
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn store(words: &[u32], into: &mut [u8]) {
+fn store(words: &[u32], into: &mut [MaybeUninit<u8>], stream: bool) {
+    let stream = stream && into.as_ptr().addr().is_multiple_of(32);
     for (words, into) in words.as_chunks::<8>().0.iter().zip(into.as_chunks_mut::<32>().0) {
         #[expect(unsafe_code, reason = "loads and stores take pointers")]
-        // SAFETY: the arrays have exactly the bytes that are read and written; no alignment is asked for.
+        // SAFETY: the arrays have exactly the bytes that are read and written; the alignment that one of the stores asks for was found.
         unsafe {
-            _mm256_storeu_si256(into.as_mut_ptr().cast(), _mm256_loadu_si256(words.as_ptr().cast()));
+            let words = _mm256_loadu_si256(words.as_ptr().cast());
+            if stream {
+                _mm256_stream_si256(into.as_mut_ptr().cast(), words);
+            } else {
+                _mm256_storeu_si256(into.as_mut_ptr().cast(), words);
+            }
         }
     }
 }
 
-/// As `plain::mean`.
+/// Copies numbers past the caches.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+pub(super) fn stream(from: &[f32], into: &mut [MaybeUninit<f32>]) {
+    let is_aligned = into.as_ptr().addr().is_multiple_of(32);
+    let ((from, last), (into, rest)) = (from.as_chunks::<8>(), into.as_chunks_mut::<8>());
+    for (from, into) in from.iter().zip(into) {
+        if is_aligned {
+            #[expect(unsafe_code, reason = "loads and stores take pointers")]
+            // SAFETY: the arrays have exactly the numbers that are read and written, and the latter was found aligned.
+            unsafe {
+                _mm256_stream_ps(into.as_mut_ptr().cast(), _mm256_loadu_ps(from.as_ptr()));
+            }
+        } else {
+            into.write_copy_of_slice(from);
+        }
+    }
+    rest.write_copy_of_slice(last);
+}
+
+/// What was stored past the caches is seen by other threads after this.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
+pub(super) fn fence() {
+    _mm_sfence();
+}
+
+/// As `plain::mean`, without its division, which takes longer than all the rest.
+///
+/// A sum times one over n is at most two units in the last place beside the quotient. What is left of the sum is a whole number
+/// of these units times n, and exact; its n-th part, added in one rounding, gives the quotient's own rounding unless the quotient
+/// is nearer to the middle between two numbers than 2^-53 units. It never is: it is a multiple of 1 / n units off the middle, and
+/// not on it, because n times a number of 54 bits, the last of them 1, has more bits than a sum does.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 #[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
 pub(super) fn mean(rows: &[&[f32]], into: &mut [f32]) {

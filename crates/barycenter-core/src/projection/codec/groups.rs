@@ -3,11 +3,14 @@
 
 #![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
 
+use std::mem::MaybeUninit;
+
 use super::{GROUP, Reconstruction, SMALLEST_STEP, gaussian_step};
 use crate::projection::packing;
 
-/// Groups that are coded together: with all there is to keep of them, they stay in the nearest cache.
-pub(in crate::projection) const BATCH: usize = 16;
+/// Groups that are coded together: few enough to stay in the near caches with all that is kept of them, and so many that what
+/// waits for the last of them is soon forgotten.
+pub(in crate::projection) const BATCH: usize = 24;
 
 /// Running sums kept apart while a group is summed.
 pub(super) const LANES: usize = 16;
@@ -28,16 +31,6 @@ pub(in crate::projection) struct Coded {
 
 impl Coded {
     const NOTHING: Self = Self { scale: 0.0, square: 0.0, explained: 0.0 };
-}
-
-/// What a group's deviations measure.
-#[derive(Clone, Copy)]
-pub(super) struct Measure {
-    /// The largest magnitude, as the bits of it.
-    pub(super) largest: i32,
-    /// Squared length of what is left when they are divided by the power of two below the largest, so that squares stay in the
-    /// range of f32.
-    pub(super) square: f64,
 }
 
 /// What the codes under the steps sum up to.
@@ -64,13 +57,19 @@ pub(in crate::projection) struct Group<'a> {
 }
 
 /// Room for coding groups, one batch after the other.
-#[repr(C, align(64))]
 pub(in crate::projection) struct Batch {
-    values: [Reconstruction; BATCH],
-    words: [Words; BATCH],
+    elements: Vec<Elements>,
     numbers: Numbers,
     /// What was found, a group of the last batch each.
     pub(in crate::projection) coded: [Coded; BATCH],
+}
+
+/// What is kept of the elements of a group.
+#[derive(Clone)]
+#[repr(C, align(64))]
+struct Elements {
+    values: Reconstruction,
+    words: Words,
 }
 
 /// The numbers of a batch that are not sums over elements.
@@ -86,16 +85,17 @@ struct Numbers {
     /// Whether there is anything to code.
     coded: [bool; BATCH],
     steps: [[f64; BATCH]; STEPS],
+    /// One over the steps.
+    inverses: [[f32; STEPS]; BATCH],
     lengths: [[f64; BATCH]; STEPS],
     products: [[f64; BATCH]; STEPS],
 }
 
 impl Batch {
-    pub(in crate::projection) fn new() -> Box<Self> {
+    pub(in crate::projection) fn new() -> Self {
         let (none, both) = ([0.0; BATCH], [[0.0; BATCH]; STEPS]);
-        Box::new(Self {
-            values: [[0.0; GROUP]; BATCH],
-            words: [[[0; GROUP / 4]; STEPS]; BATCH],
+        Self {
+            elements: vec![Elements { values: [0.0; GROUP], words: [[0; GROUP / 4]; STEPS] }; BATCH],
             numbers: Numbers {
                 lens: [1.0; BATCH],
                 largest: [0; BATCH],
@@ -103,11 +103,12 @@ impl Batch {
                 squares: none,
                 coded: [false; BATCH],
                 steps: both,
+                inverses: [[0.0; STEPS]; BATCH],
                 lengths: both,
                 products: both,
             },
             coded: [Coded::NOTHING; BATCH],
-        })
+        }
     }
 
     /// Codes up to [`BATCH`] groups into their bytes, one after the other.
@@ -115,31 +116,30 @@ impl Batch {
     pub(super) fn code<const BITS: usize>(
         &mut self,
         groups: &[Group<'_>],
-        codes: &mut [u8],
-        measure: impl Fn(&Group<'_>, &mut Reconstruction) -> Measure,
+        codes: &mut [MaybeUninit<u8>],
+        loops: (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
         attempt: impl Fn(&Reconstruction, [f32; STEPS], &mut Words, *const f32) -> Attempts,
-        store: impl Fn(&[u32], &mut [u8]),
+        store: impl Fn(&[u32], &mut [MaybeUninit<u8>]),
     ) {
-        self.measure(groups, measure);
+        self.measure(groups, loops);
         self.take_steps::<BITS>();
-        let Numbers { steps, lengths, products, .. } = &mut self.numbers;
-        for (g, (group, (values, words))) in groups.iter().zip(self.values.iter().zip(&mut self.words)).enumerate() {
+        let Numbers { inverses, lengths, products, .. } = &mut self.numbers;
+        for (g, (group, Elements { values, words })) in groups.iter().zip(&mut self.elements).enumerate() {
             let ahead = group.values.as_ptr().wrapping_add(group.ahead);
-            let found = attempt(values, [(1.0 / steps[0][g]) as f32, (1.0 / steps[1][g]) as f32], words, ahead);
+            let found = attempt(values, inverses[g], words, ahead);
             for step in 0..STEPS {
                 (lengths[step][g], products[step][g]) = (found.lengths[step], found.products[step]);
             }
         }
         let best = self.choose::<BITS>();
         for (g, (group, codes)) in groups.iter().zip(codes.chunks_exact_mut(32 * BITS)).enumerate() {
+            let words = &self.elements[g].words[usize::from(best[g])][..8 * BITS];
             if !self.numbers.coded[g] {
-                codes.fill(0);
-                continue;
-            }
-            store(&self.words[g][usize::from(best[g])][..8 * BITS], codes);
-            if group.len < GROUP {
-                let all = packing::unpack::<BITS>(codes);
-                packing::pack::<BITS>(|element| if element < group.len { all[element] } else { 0 }, codes);
+                codes.fill(MaybeUninit::new(0));
+            } else if group.len < GROUP {
+                codes.write_copy_of_slice(&shortened::<BITS>(words, group.len)[..32 * BITS]);
+            } else {
+                store(words, codes);
             }
         }
     }
@@ -149,16 +149,16 @@ impl Batch {
     pub(super) fn copy(
         &mut self,
         groups: &[Group<'_>],
-        codes: &mut [u8],
-        measure: impl Fn(&Group<'_>, &mut Reconstruction) -> Measure,
+        codes: &mut [MaybeUninit<u8>],
+        loops: (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
     ) {
-        self.measure(groups, measure);
+        self.measure(groups, loops);
         for coded in &mut self.coded {
             *coded = Coded { scale: 1.0, explained: coded.square, ..*coded };
         }
         for (group, codes) in groups.iter().zip(codes.as_chunks_mut::<{ 4 * GROUP }>().0) {
             for ((code, value), centre) in codes.as_chunks_mut::<4>().0.iter_mut().zip(group.values).zip(group.centre) {
-                *code = (value - centre).to_le_bytes();
+                *code = (value - centre).to_le_bytes().map(MaybeUninit::new);
             }
         }
     }
@@ -168,12 +168,15 @@ impl Batch {
     pub(super) fn measure(
         &mut self,
         groups: &[Group<'_>],
-        measure: impl Fn(&Group<'_>, &mut Reconstruction) -> Measure,
+        (deviate, scale): (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
     ) {
         let Numbers { lens, largest, units, squares, coded, .. } = &mut self.numbers;
-        for (g, (group, values)) in groups.iter().zip(&mut self.values).enumerate() {
-            Measure { largest: largest[g], square: squares[g] } = measure(group, values);
+        for (g, (group, elements)) in groups.iter().zip(&mut self.elements).enumerate() {
+            largest[g] = deviate(group, &mut elements.values);
             lens[g] = group.len as f64;
+        }
+        for (g, elements) in self.elements.iter_mut().enumerate().take(groups.len()) {
+            squares[g] = scale(scaling(largest[g]).1, &mut elements.values);
         }
         for g in 0..BATCH {
             units[g] = f64::from_bits(((1023 + i64::from(scaling(largest[g]).0)) as u64) << 52);
@@ -184,7 +187,7 @@ impl Batch {
             coded[g] = (0x0080_0000..0x7f80_0000).contains(&largest);
             self.coded[g] = match largest {
                 ..0x0080_0000 => Coded::NOTHING,
-                ..0x7f80_0000 => Coded { scale: 0.0, square, explained: 0.0 },
+                0x0080_0000..0x7f80_0000 => Coded { scale: 0.0, square, explained: 0.0 },
                 _ => Coded { scale: f32::NAN, square: f64::NAN, explained: 0.0 },
             };
         }
@@ -193,7 +196,7 @@ impl Batch {
     /// Starting steps of what was measured.
     #[inline(always)]
     fn take_steps<const BITS: usize>(&mut self) {
-        let Numbers { lens, largest, units, squares, coded, steps, .. } = &mut self.numbers;
+        let Numbers { lens, largest, units, squares, coded, steps, inverses, .. } = &mut self.numbers;
         for g in 0..BATCH {
             let largest = f32::from_bits(largest[g] as u32) * scaling(largest[g]).1;
             steps[1][g] = f64::from(largest) / f64::from(1_u32 << (BITS - 1));
@@ -202,12 +205,15 @@ impl Batch {
             steps[0][g] = gaussian_step(BITS) * (squares[g] / lens[g]).sqrt();
             coded[g] &= steps[0][g] * units[g] >= SMALLEST_STEP;
         }
+        for g in 0..BATCH {
+            inverses[g] = [(1.0 / steps[0][g]) as f32, (1.0 / steps[1][g]) as f32];
+        }
     }
 
     /// Which of the attempts explains more, and what it found.
     #[inline(always)]
     fn choose<const BITS: usize>(&mut self) -> [bool; BATCH] {
-        let Numbers { lens, units, coded, steps, lengths, products, .. } = & self.numbers;
+        let Numbers { lens, units, coded, steps, lengths, products, .. } = &self.numbers;
         let mut best = [false; BATCH];
         let (mut scales, mut explained) = ([0.0; BATCH], [0.0; BATCH]);
         for g in 0..BATCH {
@@ -230,6 +236,17 @@ impl Batch {
         }
         best
     }
+}
+
+/// The bytes of words, with no codes after the first `len`.
+fn shortened<const BITS: usize>(words: &[u32], len: usize) -> [u8; GROUP] {
+    let mut bytes = [0; GROUP];
+    for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
+    }
+    let codes = packing::unpack::<BITS>(&bytes[..32 * BITS]);
+    packing::pack::<BITS>(|element| if element < len { codes[element] } else { 0 }, &mut bytes[..32 * BITS]);
+    bytes
 }
 
 /// The exponent of the power of two below a magnitude, given as its bits, and one over that power. Numbers so large that this

@@ -8,6 +8,8 @@ mod avx512;
 mod groups;
 mod plain;
 
+use std::mem::MaybeUninit;
+
 pub(super) use self::groups::{BATCH, Batch, Coded, Group};
 use super::packing;
 use crate::processor::{Processor, for_processor};
@@ -55,22 +57,34 @@ pub(super) fn code_group(processor: Processor, deviations: &[f32], bits: u8, cod
     values[..deviations.len()].copy_from_slice(deviations);
     let mut batch = Batch::new();
     let group = Group { values: &values, centre: &[0.0; GROUP], len: deviations.len(), ahead: 0 };
-    code_groups(processor, bits, &mut batch, &[group], codes);
+    #[expect(unsafe_code, reason = "numbers that are there, seen as room for them")]
+    // SAFETY: nothing but codes is written, so that every byte stays one that is there.
+    let codes = unsafe { &mut *(std::ptr::from_mut(codes) as *mut [MaybeUninit<u8>]) };
+    code_groups(processor, bits, &mut batch, &[group], codes, false);
     batch.coded[0]
 }
 
-/// Codes up to [`BATCH`] groups into 32 · `bits` bytes each; what was found is then in `batch.coded`.
-pub(super) fn code_groups(processor: Processor, bits: u8, batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
+/// Codes up to [`BATCH`] groups into 32 · `bits` bytes each, all of which are written; what was found is then in `batch.coded`.
+///
+/// Writes past the caches where asked to `stream`, if the processor can: another thread may read it after [`fence`].
+pub(super) fn code_groups(
+    processor: Processor,
+    bits: u8,
+    batch: &mut Batch,
+    groups: &[Group<'_>],
+    codes: &mut [MaybeUninit<u8>],
+    stream: bool,
+) {
     #[cfg(target_arch = "x86_64")]
     if processor == Processor::Avx512 {
         #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
         // SAFETY: this `Processor` exists only where it was detected.
         return unsafe {
             match bits {
-                1 => avx512::code::<1>(batch, groups, codes),
-                2 => avx512::code::<2>(batch, groups, codes),
-                4 => avx512::code::<4>(batch, groups, codes),
-                8 => avx512::code::<8>(batch, groups, codes),
+                1 => avx512::code::<1>(batch, groups, codes, stream),
+                2 => avx512::code::<2>(batch, groups, codes, stream),
+                4 => avx512::code::<4>(batch, groups, codes, stream),
+                8 => avx512::code::<8>(batch, groups, codes, stream),
                 32 => avx512::copy(batch, groups, codes),
                 other => unreachable!("{other} bits are refused before anything is coded"),
             }
@@ -78,7 +92,7 @@ pub(super) fn code_groups(processor: Processor, bits: u8, batch: &mut Batch, gro
     }
     macro_rules! on_processor {
         ($body:path) => {
-            for_processor!(processor, $body, (batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]))
+            for_processor!(processor, $body, (batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]))
         };
     }
     match bits {
@@ -91,7 +105,8 @@ pub(super) fn code_groups(processor: Processor, bits: u8, batch: &mut Batch, gro
     }
 }
 
-/// The mean of the rows, each column by itself, rounded from an exact sum's like: n equal numbers give themselves back.
+/// The mean of the rows, each column by itself. Summed in f64: n equal f32 values give themselves back exactly, so that their
+/// deviations are exactly zero.
 pub(super) fn mean(processor: Processor, rows: &[&[f32]], into: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if processor == Processor::Avx512 {
@@ -100,6 +115,29 @@ pub(super) fn mean(processor: Processor, rows: &[&[f32]], into: &mut [f32]) {
         return unsafe { avx512::mean(rows, into) };
     }
     for_processor!(processor, plain::mean, (rows: &[&[f32]], into: &mut [f32]));
+}
+
+/// Copies numbers, past the caches if the processor can: another thread may read them after [`fence`].
+pub(super) fn stream(processor: Processor, from: &[f32], into: &mut [MaybeUninit<f32>]) {
+    #[cfg(target_arch = "x86_64")]
+    if processor == Processor::Avx512 {
+        #[expect(unsafe_code, reason = "a function compiled for AVX-512")]
+        // SAFETY: this `Processor` exists only where it was detected.
+        return unsafe { avx512::stream(from, into) };
+    }
+    into.write_copy_of_slice(from);
+}
+
+/// What this thread stored past the caches is seen by those that wait for it after this.
+pub(super) fn fence(processor: Processor) {
+    #[cfg(target_arch = "x86_64")]
+    if processor == Processor::Avx512 {
+        #[expect(unsafe_code, reason = "a function compiled for AVX-512")]
+        // SAFETY: this `Processor` exists only where it was detected.
+        unsafe {
+            avx512::fence();
+        }
+    }
 }
 
 /// Half of the levels there are.
@@ -149,6 +187,70 @@ mod tests {
                     codes.fill(9);
                     let other = code_group(processor, &values, bits, &mut codes).scale;
                     assert_eq!((other.to_bits(), &codes), (scale.to_bits(), &portable), "{processor:?} {bits} {case}");
+                }
+            }
+        }
+    }
+
+    /// Numbers of many sizes, some of them zero.
+    fn numbers(seed: u32, count: usize) -> Vec<f32> {
+        let mut state = seed;
+        let mut draw = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        let number =
+            |_| (draw() as f32 / (1 << 23) as f32 - 1.0) * [1.0, 1e-3, 1e-20, 0.0, 1e-42, 1e30][draw() as usize % 6];
+        (0..count).map(number).collect()
+    }
+
+    #[test]
+    fn means_are_the_same_bits_on_every_processor_and_of_equal_rows_the_row() {
+        for n in 1..70_u32 {
+            let rows: Vec<Vec<f32>> = (0..n).map(|i| numbers(n * 100 + i, 4 * GROUP)).collect();
+            let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+            let divided = |column: usize| {
+                let sum = rows.iter().fold(0.0, |sum, row| sum + f64::from(row[column]));
+                (sum / f64::from(n)) as f32
+            };
+            let expected: Vec<u32> = (0..4 * GROUP).map(|column| divided(column).to_bits()).collect();
+            for processor in Processor::available() {
+                let mut found = vec![1.0; 4 * GROUP];
+                mean(processor, &rows, &mut found);
+                assert_eq!(found.iter().map(|mean| mean.to_bits()).collect::<Vec<_>>(), expected, "{processor:?} {n}");
+                mean(processor, &vec![rows[0]; n as usize], &mut found);
+                assert_eq!(found, rows[0], "{processor:?} {n} equal rows");
+            }
+        }
+    }
+
+    #[test]
+    fn groups_of_a_batch_are_coded_as_each_of_them_alone() {
+        let (rows, centre) = (numbers(3, BATCH * GROUP), numbers(4, GROUP));
+        let centre = centre.first_chunk().expect("a group");
+        let groups: Vec<_> =
+            rows.as_chunks().0.iter().map(|values| Group { values, centre, len: GROUP, ahead: 0 }).collect();
+        for (processor, bits) in Processor::available().into_iter().flat_map(|p| [1, 2, 4, 8, 32].map(|bits| (p, bits)))
+        {
+            for (count, stream) in [(1, false), (7, true), (BATCH, false), (BATCH, true)] {
+                let mut batch = Batch::new();
+                let mut codes = vec![MaybeUninit::new(9); count * 32 * usize::from(bits)];
+                code_groups(processor, bits, &mut batch, &groups[..count], &mut codes, stream);
+                fence(processor);
+                for (g, codes) in codes.chunks(32 * usize::from(bits)).enumerate() {
+                    let deviations: Vec<f32> = groups[g].values.iter().zip(centre).map(|(v, c)| v - c).collect();
+                    let mut alone = vec![0; codes.len()];
+                    let coded = code_group(processor, &deviations, bits, &mut alone);
+                    #[expect(unsafe_code, reason = "every byte is written, and was there before")]
+                    // SAFETY: as said.
+                    let codes: Vec<u8> = codes.iter().map(|code| unsafe { code.assume_init() }).collect();
+                    assert_eq!(codes, alone, "{processor:?}, {bits} bits, group {g} of {count}");
+                    let numbers = |coded: &Coded| (coded.scale, coded.square, coded.explained);
+                    assert_eq!(
+                        numbers(&batch.coded[g]),
+                        numbers(&coded),
+                        "{processor:?}, {bits} bits, group {g} of {count}"
+                    );
                 }
             }
         }

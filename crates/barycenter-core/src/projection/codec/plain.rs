@@ -2,9 +2,11 @@
 
 #![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
 
+use std::mem::MaybeUninit;
+
 use super::{
     GROUP, Reconstruction,
-    groups::{Attempts, Batch, Group, LANES, Measure, STEPS, Words, scaling, total},
+    groups::{Attempts, Batch, Group, LANES, STEPS, Words, total},
     half_levels,
 };
 use crate::{
@@ -14,24 +16,28 @@ use crate::{
 
 /// As [`Batch::code`].
 #[inline(always)]
-pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
-    batch.code::<BITS>(groups, codes, measure, attempt::<BITS>, store);
+pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
+    batch.code::<BITS>(groups, codes, (deviate, scale), attempt::<BITS>, store);
 }
 
 /// Codes at 32 bits, where the deviations are their own codes.
 #[inline(always)]
-pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [u8]) {
-    batch.copy(groups, codes, measure);
+pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
+    batch.copy(groups, codes, (deviate, scale));
 }
 
-/// Divides the deviations of a group by the power of two below the largest of them.
+/// Values less their centre, and the largest magnitude of these as the bits of it.
 #[inline(always)]
-pub(super) fn measure(group: &Group<'_>, values: &mut Reconstruction) -> Measure {
+pub(super) fn deviate(group: &Group<'_>, values: &mut Reconstruction) -> i32 {
     for ((d, value), centre) in values.iter_mut().zip(group.values).zip(group.centre) {
         *d = value - centre;
     }
-    let largest = values.iter().fold(0, |largest, d| ((d.to_bits() & 0x7fff_ffff) as i32).max(largest));
-    let (_, factor) = scaling(largest);
+    values.iter().fold(0, |largest, d| ((d.to_bits() & 0x7fff_ffff) as i32).max(largest))
+}
+
+/// Multiplies values and returns the sum of their squares.
+#[inline(always)]
+pub(super) fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
     let mut squares = [0.0; LANES];
     for values in values.as_chunks_mut::<LANES>().0 {
         for (value, square) in values.iter_mut().zip(&mut squares) {
@@ -39,7 +45,7 @@ pub(super) fn measure(group: &Group<'_>, values: &mut Reconstruction) -> Measure
             *square += *value * *value;
         }
     }
-    Measure { largest, square: total(&squares) }
+    total(&squares)
 }
 
 /// Codes values under one over each of the steps.
@@ -99,9 +105,9 @@ fn whole<const BITS: usize>(value: f32, inverse: f32) -> i32 {
 
 /// Writes words in the order of their bytes.
 #[inline(always)]
-pub(super) fn store(words: &[u32], into: &mut [u8]) {
+pub(super) fn store(words: &[u32], into: &mut [MaybeUninit<u8>]) {
     for (bytes, word) in into.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *bytes = word.to_le_bytes();
+        *bytes = word.to_le_bytes().map(MaybeUninit::new);
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) const CHUNK_TILES: usize = 64;
 pub(super) const CHUNK: usize = CHUNK_TILES * GROUP;
 
 /// Weights of more elements than this are written past the caches: they would not stay there until they are read.
-const STREAMED: usize = 1 << 22;
+pub(super) const STREAMED: usize = 1 << 22;
 
 impl Projection {
     /// `⟨û[i,l], g[l]⟩` for all candidates and blocks, (n, L); 0 where the deviation is null.
