@@ -11,14 +11,19 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::chunk::{Chunk, Part};
+use self::chunk::{Old, Part};
 use super::{
     GROUP, Projection, Tensor,
     build::Sums,
+    codec::Batch,
     kernels::{CHUNK, CHUNK_TILES},
     packing::code_bytes,
 };
-use crate::{Error, Result, checkpoint::CheckpointFile, memory::zeros};
+use crate::{
+    Error, Result,
+    checkpoint::CheckpointFile,
+    memory::{room, zeros},
+};
 
 /// Version of what a revision makes of a projection and the files that come and go; part of the key of one that extends another.
 pub const REVISION_VERSION: u32 = 2;
@@ -60,7 +65,7 @@ impl Projection {
     /// The projection of a revised set, from this one and the files of the candidates that come and go alone; nothing where the
     /// centre went further from the anchor than [`MOST_DRIFT`], so that one had better be built anew.
     ///
-    /// One pass over the codes that stay; holds one tensor of both projections at a time, and a vector of D floats.
+    /// One pass over the codes, where they are; holds a tensor's twice at most, where it has no room to grow.
     ///
     /// # Errors
     /// [`Error::Input`] where a position is no candidate, is named twice or not at all, fewer than two candidates are left, or a
@@ -200,36 +205,72 @@ fn revise_tensor(tensor: Tensor, n: usize, places: &Places<'_>) -> Result<(Tenso
             return Err(Error::input(format!("tensor `{name}` has {held} elements in a candidate, {elements} before")));
         }
     }
-    let (rows, bytes) = (places.rows, code_bytes(tensor.bits));
-    let tiles = elements.div_ceil(GROUP);
+    let Tensor { name, block, bits, centre, anchor, mut scales, mut codes } = tensor;
     // The centre of one that was built is the anchor of all that it is revised to.
-    let is_first = tensor.anchor.is_empty();
-    let (mut centre, anchor) = if is_first { (zeros(elements), tensor.centre) } else { (tensor.centre, tensor.anchor) };
-    let mut scales: Vec<f32> = zeros(if tensor.bits == 32 { 0 } else { tiles * rows });
-    let mut codes: Vec<u8> = zeros(tiles * rows * bytes);
-    let old = Chunk {
-        name: &tensor.name,
-        bits: tensor.bits,
-        codes: &tensor.codes,
-        scales: &tensor.scales,
+    let is_first = anchor.is_empty();
+    let (mut centre, anchor) = if is_first { (zeros(elements), centre) } else { (centre, anchor) };
+    let rows = places.rows;
+    let (tiles, bytes) = (elements.div_ceil(GROUP), code_bytes(bits));
+    grow(&mut codes, tiles * rows.max(n) * bytes);
+    grow(&mut scales, if bits == 32 { 0 } else { tiles * rows.max(n) });
+    let mut old = Old {
+        name: &name,
+        bits,
         anchor: &anchor,
         is_first,
         n,
         places,
+        first: 0,
+        codes: Vec::new(),
+        scales: Vec::new(),
     };
-    let mut of_chunks: Vec<&mut [f32]> = scales.chunks_mut(CHUNK_TILES * rows).collect();
-    of_chunks.resize_with(elements.div_ceil(CHUNK), || &mut []);
-    let found = centre
-        .par_chunks_mut(CHUNK)
-        .zip(codes.par_chunks_mut(CHUNK_TILES * rows * bytes))
-        .zip(of_chunks)
-        .enumerate()
-        .map(|(chunk, ((centre, codes), scales))| old.revise(chunk, &mut Part { centre, codes, scales }));
-    // Summed chunk by chunk, so that the number of threads changes no bit.
-    let mut sum = Found::nothing(places);
-    for of_chunk in found.collect::<Result<Vec<Found>>>()? {
-        sum.add(of_chunk);
+    let mut of_waves = Vec::new();
+    for wave in waves(tiles.div_ceil(CHUNK_TILES), rows > n) {
+        let tiles = wave.start * CHUNK_TILES..(wave.end * CHUNK_TILES).min(tiles);
+        old.take(tiles.clone(), &codes, &scales);
+        let columns = wave.start * CHUNK..(wave.end * CHUNK).min(elements);
+        let mut scales: Vec<&mut [f32]> = match bits {
+            32 => Vec::new(),
+            _ => scales[tiles.start * rows..tiles.end * rows].chunks_mut(CHUNK_TILES * rows).collect(),
+        };
+        scales.resize_with(wave.len(), || &mut []);
+        let codes = &mut codes[tiles.start * rows * bytes..tiles.end * rows * bytes];
+        let chunks = centre[columns].par_chunks_mut(CHUNK).zip(codes.par_chunks_mut(CHUNK_TILES * rows * bytes));
+        let parts = wave.clone().into_par_iter().zip(chunks.zip(scales));
+        let found = parts.map_init(Batch::new, |batch, (chunk, ((centre, codes), scales))| {
+            old.revise(chunk, batch, &mut Part { centre, codes, scales })
+        });
+        of_waves.push((wave.start, found.collect::<Result<Vec<Found>>>()?));
     }
-    let Tensor { name, block, bits, .. } = tensor;
+    codes.truncate(tiles * rows * bytes);
+    scales.truncate(if bits == 32 { 0 } else { tiles * rows });
+    // Summed chunk by chunk, so that neither the waves nor the number of threads change a bit.
+    of_waves.sort_unstable_by_key(|(first, _)| *first);
+    let mut sum = Found::nothing(places);
+    of_waves.into_iter().flat_map(|(_, of_wave)| of_wave).for_each(|of_chunk| sum.add(of_chunk));
     Ok((Tensor { name, block, bits, centre, anchor, scales, codes }, sum))
+}
+
+/// Makes a buffer as long as this, unless it is longer. It gets room for twice as much as it had, which is address space alone until it is
+/// used: a set that grows again does so where it is, on the pages that it has. Where memory is full of cached files, finding
+/// fresh ones takes longer than filling them.
+fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.capacity() < len {
+        let mut larger = room(len.max(2 * buffer.len()));
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+    buffer.resize(len.max(buffer.len()), T::default());
+}
+
+/// Chunks that are revised together, in an order in which none is written over before it was taken: candidates of a tile lie side by
+/// side, so that all tiles but the first move, to the back where the set `grows`, to the front where it shrinks.
+fn waves(chunks: usize, grows: bool) -> Vec<Range<usize>> {
+    let together = 2 * rayon::current_num_threads();
+    let mut waves: Vec<Range<usize>> =
+        (0..chunks).step_by(together).map(|first| first..chunks.min(first + together)).collect();
+    if grows {
+        waves.reverse();
+    }
+    waves
 }

@@ -2,7 +2,7 @@
 
 use barycenter_core::{
     Error,
-    blocks::Granularity,
+    blocks::{Blocks, Granularity},
     checkpoint::{CheckpointFile, Dtype},
     fit::{Fit, FitOptions, Optimiser},
     objective::{BatchLoss, Objective},
@@ -10,7 +10,7 @@ use barycenter_core::{
 };
 
 use crate::sample::{
-    Random, blocks, build, candidates, candidates_of, dot, gradient, reconstruct, some_x, values, zeros,
+    Random, blocks, build, candidates, candidates_of, dot, file, gradient, reconstruct, some_x, values, zeros,
 };
 
 const BITS: [u8; 5] = [1, 2, 4, 8, 32];
@@ -247,20 +247,40 @@ fn a_change_tells_who_stays_and_who_goes_also_among_equal_candidates() {
     assert_eq!(change.dropped, [1]);
 }
 
+/// One long tensor and one that is shorter than a group, of each of so many candidates.
+fn long_candidates(n: usize, dtype: Dtype) -> Vec<CheckpointFile> {
+    let mut random = Random(53);
+    let mut drawn = |len: usize| random.gaussians(len).into_iter().map(f64::from).collect::<Vec<_>>();
+    let tensors = |_| [("bias", dtype, vec![7], drawn(7)), ("weight", dtype, vec![100_037], drawn(100_037))];
+    (0..n).map(tensors).map(|tensors| file(&tensors)).collect()
+}
+
 #[test]
 fn a_revision_does_not_depend_on_the_number_of_threads() {
-    for files in [candidates(6, 53), candidates_of(&values(6, 53), Dtype::Bf16)] {
+    let sizes = [("bias".to_owned(), 7), ("weight".to_owned(), 100_037)];
+    let names = sizes.each_ref().map(|(name, _)| name.clone());
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let files = long_candidates(9, dtype);
         let run = |threads: usize, bits: u8| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let first = build(&files[..4], Granularity::Tensor, bits);
+                let blocks = Blocks::new(&sizes, Granularity::Tensor);
+                let first = Projection::build(&files[..4], &names, &blocks, bits, &mut |_, _| Ok(())).unwrap();
+                // It grows twice, the second time on the room that it got, stays as large, shrinks, and is put into another order.
                 let grown = first.revised(&revision(4, Vec::new(), [&files[4]])).unwrap().unwrap();
-                grown.revised(&revision(5, vec![(2, &files[2])], [&files[5]])).unwrap().unwrap()
+                let larger = grown.clone().revised(&revision(5, Vec::new(), &files[5..8])).unwrap().unwrap();
+                let slid = larger.clone().revised(&revision(8, vec![(2, &files[2])], [&files[8]])).unwrap().unwrap();
+                let gone = vec![(0, &files[0]), (4, &files[5]), (5, &files[6])];
+                let shrunk = slid.clone().revised(&revision(8, gone, [])).unwrap().unwrap();
+                let members = [4, 1, 0, 3, 2].map(Member::Stays).to_vec();
+                let turned = shrunk.clone().revised(&Revision { members, dropped: Vec::new() }).unwrap().unwrap();
+                [grown, larger, slid, shrunk, turned]
             })
         };
         for bits in BITS {
-            let one = run(1, bits);
-            assert!([2, 3, 8].into_iter().all(|threads| run(threads, bits) == one), "{bits} bits");
+            // More threads take more at once: eight take all there is.
+            let all = run(8, bits);
+            assert!([1, 2, 3].into_iter().all(|threads| run(threads, bits) == all), "{bits} bits");
         }
     }
 }

@@ -3,6 +3,8 @@
 
 #![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
 
+use std::{mem::MaybeUninit, ops::Range};
+
 use super::{Found, Places};
 use crate::{
     Error, Result,
@@ -26,18 +28,21 @@ const STRIP: usize = STRIP_TILES * GROUP;
 /// Numbers that are summed beside each other.
 const LANES: usize = 16;
 
-/// A tensor before it was revised.
-pub(super) struct Chunk<'a> {
+/// A tensor before it is revised.
+pub(super) struct Old<'a> {
     pub name: &'a str,
     pub bits: u8,
-    pub codes: &'a [u8],
-    pub scales: &'a [f32],
     pub anchor: &'a [f32],
     /// Whether it was never revised before: its centre is the anchor.
     pub is_first: bool,
     /// Candidates before.
     pub n: usize,
     pub places: &'a Places<'a>,
+    /// The first of the tiles that were taken.
+    pub first: usize,
+    /// Codes and scales of those tiles: their places are needed for others.
+    pub codes: Vec<u8>,
+    pub scales: Vec<f32>,
 }
 
 /// What one task fills: some columns of the revised tensor.
@@ -48,15 +53,26 @@ pub(super) struct Part<'a> {
     pub scales: &'a mut [f32],
 }
 
-impl Chunk<'_> {
-    /// Fills one chunk of columns.
-    pub fn revise(&self, chunk: usize, part: &mut Part<'_>) -> Result<Found> {
+impl Old<'_> {
+    /// Takes the tiles that are revised next.
+    pub fn take(&mut self, tiles: Range<usize>, codes: &[u8], scales: &[f32]) {
+        let groups = tiles.start * self.n..tiles.end * self.n;
+        let bytes = code_bytes(self.bits);
+        self.first = tiles.start;
+        self.codes.clear();
+        self.codes.extend_from_slice(&codes[groups.start * bytes..groups.end * bytes]);
+        self.scales.clear();
+        self.scales.extend_from_slice(scales.get(groups).unwrap_or_default());
+    }
+
+    /// Fills one chunk of columns, of which the tiles were taken.
+    pub fn revise(&self, chunk: usize, batch: &mut Batch, part: &mut Part<'_>) -> Result<Found> {
         let (processor, rows) = (Processor::detected(), self.places.rows);
         let tile_bytes = rows * code_bytes(self.bits);
         let mut going = Rows::of(self.places.dropped.iter().copied(), self.name)?;
         let mut coming = Rows::of(self.places.added.iter().map(|(_, file)| *file), self.name)?;
         let (codes, sums) = (vec![0; BATCH * code_bytes(self.bits)], vec![Sums::default(); self.places.added.len()]);
-        let mut coder = Coder { processor, batch: Batch::new(), codes, sums };
+        let mut coder = Coder { processor, batch, codes, sums };
         let mut columns = Columns::NOTHING;
         let mut ways = vec![0.0; part.centre.len()];
         for (strip, (centre, way)) in part.centre.chunks_mut(STRIP).zip(ways.chunks_mut(STRIP)).enumerate() {
@@ -90,7 +106,8 @@ impl Chunk<'_> {
         let (bytes, rows) = (code_bytes(self.bits), self.places.rows);
         for tile in 0..coded.len.div_ceil(GROUP) {
             for (run, position) in &self.places.staying {
-                let (from, to, count) = ((first + tile) * self.n + position, tile * rows + run.start, run.len());
+                let (from, to, count) =
+                    ((first - self.first + tile) * self.n + position, tile * rows + run.start, run.len());
                 let codes = &self.codes[from * bytes..][..count * bytes];
                 coded.codes[to * bytes..][..count * bytes].copy_from_slice(codes);
                 if self.bits != 32 {
@@ -101,7 +118,7 @@ impl Chunk<'_> {
     }
 
     /// Codes the candidates that come.
-    fn come(&self, coming: &[&[f32; STRIP]], anchor: &[f32; STRIP], coder: &mut Coder, coded: &mut Coded<'_>) {
+    fn come(&self, coming: &[&[f32; STRIP]], anchor: &[f32; STRIP], coder: &mut Coder<'_>, coded: &mut Coded<'_>) {
         let (bytes, rows) = (code_bytes(self.bits), self.places.rows);
         let tiles = coded.len.div_ceil(GROUP);
         let all: Vec<(usize, usize)> =
@@ -114,7 +131,10 @@ impl Chunk<'_> {
                 *group = Group { values, centre: &anchor.as_chunks().0[*tile], len, ahead: STRIP };
             }
             let codes = &mut coder.codes[..places.len() * bytes];
-            code_groups(coder.processor, self.bits, &mut coder.batch, &groups[..places.len()], codes);
+            #[expect(unsafe_code, reason = "bytes that are there, seen as room for others")]
+            // SAFETY: nothing but codes is written, so that every byte stays one that is there.
+            let room = unsafe { &mut *(std::ptr::from_mut(codes) as *mut [MaybeUninit<u8>]) };
+            code_groups(coder.processor, self.bits, coder.batch, &groups[..places.len()], room, false);
             for (((added, tile), of_group), codes) in places.iter().zip(&coder.batch.coded).zip(codes.chunks(bytes)) {
                 let place = tile * rows + self.places.added[*added].0;
                 coded.codes[place * bytes..][..bytes].copy_from_slice(codes);
@@ -128,9 +148,9 @@ impl Chunk<'_> {
 }
 
 /// What candidates that come are coded with.
-struct Coder {
+struct Coder<'a> {
     processor: Processor,
-    batch: Box<Batch>,
+    batch: &'a mut Batch,
     /// Of a batch, before they go to their places.
     codes: Vec<u8>,
     /// Of each candidate.
