@@ -251,12 +251,17 @@ fn revise_tensor(tensor: Tensor, n: usize, places: &Places<'_>) -> Result<(Tenso
     Ok((Tensor { name, block, bits, centre, anchor, scales, codes }, sum))
 }
 
-/// Makes a buffer as long as this, unless it is longer. It gets room for twice as much as it had, which is address space alone until it is
-/// used: a set that grows again does so where it is, on the pages that it has. Where memory is full of cached files, finding
-/// fresh ones takes longer than filling them.
+/// Bytes that the room of a buffer takes at most; one that is as large as this gets none, since what nobody uses yet may be more than the
+/// system promises.
+const MOST_ROOM: usize = 1 << 28;
+
+/// Makes a buffer as long as this, unless it is longer. It gets room for four times as much, which is address space alone until it is
+/// used: a set that grows again does so where it is, on the pages that it has. Fresh pages can take longer to get than all else that
+/// a refresh does, huge ones most of all where memory is full of cached files.
 fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
     if buffer.capacity() < len {
-        let mut larger = room(len.max(2 * buffer.len()));
+        let with_room = (4 * len).min(MOST_ROOM / size_of::<T>());
+        let mut larger = if len < with_room { Vec::with_capacity(with_room) } else { room(len) };
         larger.extend_from_slice(buffer);
         *buffer = larger;
     }
