@@ -116,6 +116,7 @@ fn start_worker(
         cache_dir: folder.join("cache"),
         cache_bytes: CACHE_BYTES,
         cache_keep_hours: barycenter_worker::CACHE_KEEP_HOURS,
+        held_projection_bytes: barycenter_worker::HELD_PROJECTION_BYTES,
         name: Some("dev".into()),
         threads: options.threads,
         memory_bytes: None,

@@ -122,13 +122,18 @@ impl Cluster {
 
     /// Starts a worker that computes on so many threads.
     pub fn worker_on(&self, name: &str, threads: usize) -> Process {
+        self.worker_with(name, [("BARYCENTER_THREADS", threads.to_string())])
+    }
+
+    /// Starts a worker that is told this too.
+    pub fn worker_with(&self, name: &str, told: impl IntoIterator<Item = (&'static str, String)>) -> Process {
         let cache = self.folder.path().join(format!("cache-{name}"));
-        let environment = [
+        let mut environment = vec![
             ("BARYCENTER_SERVER", format!("http://{}", self.address)),
             ("BARYCENTER_CACHE_DIR", cache.display().to_string()),
             ("BARYCENTER_WORKER_NAME", name.to_owned()),
-            ("BARYCENTER_THREADS", threads.to_string()),
         ];
+        environment.extend(told);
         Process::start(&["worker"], &environment)
     }
 

@@ -7,13 +7,18 @@ use barycenter_api::{
     ProjectionReport, ProjectionSource, PushCheckpoint, client::ByteCounter,
 };
 use barycenter_core::checkpoint::CheckpointFile;
+use barycenter_faults::Point;
 use sqlx::PgPool;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use crate::{cluster::Cluster, inputs};
+use crate::{
+    armed::{Action, Armed},
+    cluster::Cluster,
+    inputs,
+};
 
 /// Steps of candidates whose centre is far from that of the first six, see [`push_far`].
 const FAR_FROM_THE_FIRST: [usize; 6] = [5, 10, 11, 12, 13, 14];
@@ -121,6 +126,12 @@ async fn run(cluster: &Cluster, worker: &str, spec: &JobSpec) -> (Job, Projectio
     let _worker = cluster.worker(worker);
     let job = inputs::submit(cluster, spec).await;
     ended(cluster, &job).await
+}
+
+/// Files of the projections in a worker's cache.
+fn files(cluster: &Cluster, worker: &str) -> Vec<std::path::PathBuf> {
+    let folder = cluster.folder.path().join(format!("cache-{worker}/projections"));
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 async fn ended(cluster: &Cluster, job: &Job) -> (Job, ProjectionReport, CoefficientTable) {
@@ -267,4 +278,61 @@ async fn a_projection_whose_past_was_deleted_is_built_of_its_candidates_alone(po
     let (_, same, of_fresh) = ended(&cluster, &inputs::submit(&cluster, &fresh).await).await;
     assert_eq!((same.source, &same.projection_key), (ProjectionSource::Cached, &alone.projection_key));
     assert_eq!(coefficients, of_fresh);
+}
+
+#[sqlx::test]
+async fn a_worker_goes_on_from_the_projection_in_its_memory_and_ends_with_the_same_bits(pool: PgPool) {
+    let cluster = Cluster::new(&pool);
+    let _server = cluster.serve().await;
+    let spec = push(&cluster, 4).await;
+    // Neither a disk nor the server has anything when the next job begins.
+    let forget_files = async |worker: &str| {
+        let files = files(&cluster, worker);
+        assert_eq!(files.len(), 1);
+        std::fs::remove_file(&files[0]).unwrap();
+        until_shared(&cluster, 1).await;
+        forget(&cluster, |_| true).await;
+    };
+    let holds = cluster.worker("holds");
+    let (first, built, _) = ended(&cluster, &inputs::submit(&cluster, &spec).await).await;
+    forget_files("holds").await;
+    let next = extending(&cluster, &spec, &first).await;
+    let (_, extended, expected) = ended(&cluster, &inputs::submit(&cluster, &next).await).await;
+    assert_eq!((extended.source, extended.fetched, extended.revisions), (ProjectionSource::Extended, false, 1));
+    assert_eq!(extended.extended_from.as_ref(), Some(&built.projection_key));
+    forget_files("holds").await;
+    let (_, again, same) = ended(&cluster, &inputs::submit(&cluster, &next).await).await;
+    assert_eq!((again.source, &same), (ProjectionSource::Cached, &expected));
+    holds.kill();
+
+    // One that may hold less than a projection has holds nothing.
+    let bytes = [("BARYCENTER_HELD_PROJECTION_BYTES", "4096".to_owned())];
+    let _lets_go = cluster.worker_with("lets-go", bytes);
+    for _ in 0..2 {
+        let (_, replayed, same) = ended(&cluster, &inputs::submit(&cluster, &next).await).await;
+        assert_eq!((replayed.source, replayed.revisions, &same), (ProjectionSource::Built, 1, &expected));
+        forget_files("lets-go").await;
+    }
+}
+
+#[sqlx::test]
+async fn a_worker_that_is_killed_while_it_saves_its_projection_leaves_none(pool: PgPool) {
+    let cluster = Cluster::new(&pool);
+    let _server = cluster.serve().await;
+    let spec = push(&cluster, 4).await;
+    let armed = Armed::new(Point::WorkerSaving, Action::Kill, cluster.folder.path().join("marks"));
+    let dies = cluster.worker_with("dies", armed.environment());
+    let job = inputs::submit(&cluster, &spec).await;
+    armed.reached().await;
+    assert!(!dies.succeeds().await);
+    let left = files(&cluster, "dies");
+    assert!(
+        left.iter().all(|file| file.extension().is_some_and(|end| end.display().to_string().starts_with("partial")))
+    );
+    assert_eq!((left.len(), keys(&cluster).await.len()), (1, 0));
+    let _second = cluster.worker("dies");
+    let (job, built, disturbed) = ended(&cluster, &job).await;
+    assert_eq!((job.attempts.len(), built.source), (2, ProjectionSource::Built));
+    let (_, cached, undisturbed) = ended(&cluster, &inputs::submit(&cluster, &spec).await).await;
+    assert_eq!((cached.source, disturbed), (ProjectionSource::Cached, undisturbed));
 }

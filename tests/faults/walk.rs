@@ -26,7 +26,7 @@ enum Victim {
 
 const VICTIMS: [Victim; 4] = [Victim::Server, Victim::Worker, Victim::Postgres, Victim::Store];
 
-const OF_JOBS: [Point; 10] = [
+const OF_JOBS: [Point; 11] = [
     Point::WorkerClaimed,
     Point::WorkerBuilding,
     Point::WorkerFitting,
@@ -37,6 +37,7 @@ const OF_JOBS: [Point; 10] = [
     Point::ServerArtifactStored,
     Point::ServerFinishing,
     Point::ServerFinished,
+    Point::WorkerSaving,
 ];
 
 fn passed_by(point: Point) -> Victim {

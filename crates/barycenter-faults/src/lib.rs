@@ -34,6 +34,7 @@ macro_rules! points {
 points! {
     WorkerClaimed = "worker.claimed", "The worker has its lease and has fetched nothing";
     WorkerBuilding = "worker.building", "Half of the projection is built";
+    WorkerSaving = "worker.saving", "Half of the projection's file is written, beside the fit";
     WorkerFitting = "worker.fitting", "Half of the steps of the fit are made";
     WorkerUploaded = "worker.uploaded", "The artifact is uploaded, the last snapshots are not";
     WorkerFinishing = "worker.finishing", "Everything is delivered but the call that finishes the job";

@@ -21,6 +21,7 @@ use crate::{
     failure::{Failure, code_of_io, patience},
     fetch::Model,
     journal::{Ending, Journal},
+    projection::Held,
     report::{report, select_losses},
     sharing::Sharing,
     tools::Tools,
@@ -31,14 +32,15 @@ const LONGEST_BETWEEN_HEARTBEATS: f64 = 2.0;
 
 /// Runs the job of a lease to its end and tells the server; failures end here, in the job's record and the log.
 pub(crate) async fn run(
-    (client, cache, sharing): (&Client, &Cache, &Arc<Sharing>),
+    (client, cache, sharing, held): (&Client, &Cache, &Arc<Sharing>, &Arc<Held>),
     pool: &Arc<ThreadPool>,
     lease: Lease,
     shutdown: &CancellationToken,
 ) {
     let span = info_span!("job.run", job.id = %lease.job_id, job.attempt = lease.attempt);
     let (lease, journal) = (Arc::new(lease), Arc::new(Journal::new()));
-    let attempt = Attempt { client, cache, sharing, pool, lease, journal, heartbeats: Mutex::default() };
+    held.make_room_for(lease.projection.as_ref());
+    let attempt = Attempt { client, cache, sharing, held, pool, lease, journal, heartbeats: Mutex::default() };
     attempt.run(shutdown).instrument(span).await;
 }
 
@@ -46,6 +48,7 @@ struct Attempt<'a> {
     client: &'a Client,
     cache: &'a Cache,
     sharing: &'a Arc<Sharing>,
+    held: &'a Arc<Held>,
     pool: &'a Arc<ThreadPool>,
     lease: Arc<Lease>,
     journal: Arc<Journal>,
@@ -127,7 +130,7 @@ impl Attempt<'_> {
     async fn compute(&self, inputs: Inputs, artifact: std::path::PathBuf) -> Result<Product, Failure> {
         let (lease, journal) = (Arc::clone(&self.lease), Arc::clone(&self.journal));
         let pool = Arc::clone(self.pool);
-        let tools = Tools::new(self.client, self.cache, self.sharing);
+        let tools = Tools::new(self.client, self.cache, self.sharing, self.held);
         let device = tokio::task::spawn_blocking(move || {
             pool.install(|| compute::run(&lease, &inputs, &tools, &journal, &artifact))
         });

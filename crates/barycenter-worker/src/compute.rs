@@ -95,19 +95,21 @@ pub(crate) fn run(
     journal.name_blocks(averaging.blocks().names());
 
     let base = inputs.base.as_ref().map(Model::path);
-    let search = Search { lease, averaging: &averaging, models: &models, base, tools, journal };
-    let (projection, of_projection) = projection::obtain(&search)?.unzip();
-    let projection_key = of_projection.as_ref().map(|found| found.projection_key.as_str()).unwrap_or_default();
-    if let Some(found) = &of_projection {
-        journal.say(LogLevel::Info, told(found));
+    let search =
+        Search { lease, averaging: &averaging, models: &models, candidates: &candidates, base, tools, journal };
+    let found = projection::obtain(&search)?;
+    let projection_key = found.as_ref().map(|found| found.report.projection_key.as_str()).unwrap_or_default();
+    if let Some(found) = &found {
+        journal.say(LogLevel::Info, told(&found.report));
     }
     journal.fit_along(projection_key);
     let state = saved_state(lease, projection_key, journal)?;
-    let outcome = averaging.run(projection.as_ref(), state, &mut reporter)?;
+    let projection = found.as_ref().map(|found| found.projection.as_ref());
+    let outcome = averaging.run(projection, state, &mut reporter)?;
+    let projection_bytes = projection.map_or(0, Projection::packed_bytes);
 
-    let found = (&averaging, &outcome);
     let of_adapters = match &spec.lora {
-        Some(spec) => lora::write(spec, &stored, &names, found, dtype, artifact)?,
+        Some(spec) => lora::write(spec, &stored, &names, (&averaging, &outcome), dtype, artifact)?,
         None => None,
     };
     let (written, lora) = if let Some((written, report)) = of_adapters {
@@ -134,8 +136,8 @@ pub(crate) fn run(
         fit_samples,
         select_samples,
         select_overlaps_fit: Datasets::overlap(lease),
-        projection_bytes: projection.as_ref().map_or(0, Projection::packed_bytes),
-        projection: of_projection,
+        projection_bytes,
+        projection: found.map(|found| found.keep(tools, journal)),
     })
 }
 

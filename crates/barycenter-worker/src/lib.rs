@@ -33,6 +33,7 @@ use tracing::{info, warn};
 use crate::{
     cache::{Cache, Limits},
     membership::Membership,
+    projection::Held,
     sharing::Sharing,
 };
 
@@ -41,6 +42,9 @@ const CLAIM_WAIT_SECONDS: u32 = 20;
 
 /// How long files stay in a cache without a use unless told, in hours: thirty days.
 pub const CACHE_KEEP_HOURS: u32 = 30 * 24;
+
+/// Bytes of the largest projection that a worker holds in memory between two jobs unless told.
+pub const HELD_PROJECTION_BYTES: u64 = 4 << 30;
 
 /// Where a worker finds its jobs and keeps its files.
 #[derive(Clone, Debug, clap::Args)]
@@ -61,6 +65,10 @@ pub struct WorkerOptions {
     #[arg(long, env = "BARYCENTER_CACHE_KEEP_HOURS", default_value_t = CACHE_KEEP_HOURS,
           value_parser = clap::value_parser!(u32).range(1..=87_600))]
     pub cache_keep_hours: u32,
+    /// Bytes of the largest projection that is held in memory from a job to the next, which begins with it where it extends it; 4 GiB
+    /// unless told. 0 holds none.
+    #[arg(long, env = "BARYCENTER_HELD_PROJECTION_BYTES", default_value_t = HELD_PROJECTION_BYTES)]
+    pub held_projection_bytes: u64,
     /// Name of this worker, by which it is known after a restart; the host's name unless told. Workers on one host need a name each.
     #[arg(long, env = "BARYCENTER_WORKER_NAME")]
     pub name: Option<String>,
@@ -101,6 +109,7 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> anyhow:
     let unused_for = Duration::from_hours(options.cache_keep_hours.into());
     let cache = Cache::open(&options.cache_dir, Limits { bytes: options.cache_bytes, unused_for })?;
     let sharing = Arc::new(Sharing::new(client.clone()));
+    let held = Arc::new(Held::new(options.held_projection_bytes));
     let pool = compute::thread_pool(options.threads)?;
     let membership = Arc::new(Membership::new(client.clone(), cache.clone(), options.registration()));
     info!(worker.name = membership.name(), server = options.server, "worker started");
@@ -112,7 +121,7 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> anyhow:
         };
         match next {
             Next::Job(lease) => {
-                attempt::run((&client, &cache, &sharing), &pool, *lease, &shutdown).await;
+                attempt::run((&client, &cache, &sharing, &held), &pool, *lease, &shutdown).await;
                 // Before the next claim: it may be for a job that shares the projection just built.
                 membership.beat().await;
             }

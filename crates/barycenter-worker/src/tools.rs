@@ -9,7 +9,7 @@ use barycenter_api::{
 };
 use tokio::runtime::Handle;
 
-use crate::{cache::Cache, failure::patience, fetch::Model, sharing::Sharing};
+use crate::{cache::Cache, failure::patience, fetch::Model, projection::Held, sharing::Sharing};
 
 /// What the device thread reaches the server and the disk with; it waits, and is none of the runtime's threads.
 #[derive(Debug)]
@@ -17,14 +17,15 @@ pub(crate) struct Tools {
     client: Client,
     pub cache: Cache,
     pub sharing: Arc<Sharing>,
+    pub held: Arc<Held>,
     runtime: Handle,
 }
 
 impl Tools {
     /// Made on a thread of the runtime.
-    pub fn new(client: &Client, cache: &Cache, sharing: &Arc<Sharing>) -> Self {
-        let (client, cache, sharing) = (client.clone(), cache.clone(), Arc::clone(sharing));
-        Self { client, cache, sharing, runtime: Handle::current() }
+    pub fn new(client: &Client, cache: &Cache, sharing: &Arc<Sharing>, held: &Arc<Held>) -> Self {
+        let (client, cache, runtime) = (client.clone(), cache.clone(), Handle::current());
+        Self { client, cache, sharing: Arc::clone(sharing), held: Arc::clone(held), runtime }
     }
 
     /// Fetches a candidate; a server that is away is waited for.

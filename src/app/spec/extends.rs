@@ -1,7 +1,7 @@
 //! What a job's projection is called, and what it extends.
 
 use barycenter_api::{Extends, JobSpec, MethodSpec, Report, TwaSpec};
-use barycenter_core::projection::{CODEC_VERSION, Change};
+use barycenter_core::projection::{CODEC_VERSION, Change, REVISION_VERSION};
 use sqlx::PgConnection;
 
 use super::Candidates;
@@ -76,9 +76,9 @@ fn own_key(spec: &JobSpec, twa: &TwaSpec, members: &[Candidate]) -> AppResult<St
     Ok(blake3::hash(&text).to_hex().to_string())
 }
 
-/// What the revision of one projection to the candidates of another is called.
+/// What the revision of one projection to the candidates of another is called: another way of revising makes other bits.
 fn chained(before: &str, own: &str) -> String {
-    blake3::hash(format!("{before} extended to {own}").as_bytes()).to_hex().to_string()
+    blake3::hash(format!("{before} extended to {own} by {REVISION_VERSION}").as_bytes()).to_hex().to_string()
 }
 
 fn digests(members: &[Candidate]) -> Vec<&str> {

@@ -27,7 +27,7 @@ pub use change::Change;
 pub use codec::{CODEC_VERSION, GROUP, Reconstruction, quantise, unpack};
 pub use columns::Columns;
 pub use geometry::{Geometry, NearDuplicate};
-pub use revision::{MOST_DRIFT, Member, Revision};
+pub use revision::{MOST_DRIFT, Member, REVISION_VERSION, Revision};
 pub use store::is_projection;
 
 /// The projection of a candidate set.

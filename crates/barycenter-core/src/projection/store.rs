@@ -27,8 +27,8 @@ const MAGIC: &[u8; 8] = b"BARYPROJ";
 /// Bytes of the digest at the end.
 const DIGEST: u64 = 32;
 
-/// Numbers read or written at once.
-const RUN: usize = 1 << 14;
+/// Bytes read or written at once: they are hashed while they lie in the near caches.
+const PIECE: usize = 1 << 18;
 
 /// Bytes of a file that tell what it is.
 const HEAD: usize = 12;
@@ -45,18 +45,55 @@ impl Projection {
     /// # Errors
     /// [`Error::Io`] where the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let partial = path.with_extension(format!("partial-{}", std::process::id()));
-        let written = self.write_to(&partial).and_then(|()| fs::rename(&partial, path));
-        written.map_err(|e| {
-            // The first failure is the one worth telling; what is left of the file is of no use.
-            let _ = fs::remove_file(&partial);
-            Error::io(path, e)
-        })
+        self.save_in_pieces(path, &mut |_, _| Ok(()))
     }
 
-    fn write_to(&self, path: &Path) -> std::io::Result<()> {
-        let mut out = Hashing { inner: BufWriter::new(File::create(path)?), hasher: blake3::Hasher::new() };
+    /// The same. `on_piece` is called with (bytes written, bytes that the projection holds) after each quarter of a megabyte or less,
+    /// and may end the writing with an error: no file is left then.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be written; what `on_piece` returns.
+    pub fn save_in_pieces(
+        &self,
+        path: impl AsRef<Path>,
+        on_piece: &mut dyn FnMut(u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        let path = path.as_ref();
+        let partial = path.with_extension(format!("partial-{}", std::process::id()));
+        let written = self.write_to(&partial, on_piece);
+        let written = written.and_then(|()| fs::rename(&partial, path).map_err(|e| Error::io(path, e)));
+        if written.is_err() {
+            // The first failure is the one worth telling; what is left of the file is of no use.
+            let _ = fs::remove_file(&partial);
+        }
+        written
+    }
+
+    fn write_to(&self, path: &Path, on_piece: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<()> {
+        let failed = |e| Error::io(path, e);
+        let file = File::create(path).map_err(failed)?;
+        let mut out = Hashing { inner: BufWriter::new(file), hasher: blake3::Hasher::new() };
+        self.write_header(&mut out).map_err(failed)?;
+        let mut bytes = Vec::new();
+        for tensor in &self.tensors {
+            for values in [&tensor.centre, &tensor.anchor, &tensor.scales] {
+                for values in values.chunks(PIECE / 4) {
+                    out.write_all(little_endian(values, &mut bytes)).map_err(failed)?;
+                    on_piece(out.hasher.count(), self.held_bytes())?;
+                }
+            }
+            for codes in tensor.codes.chunks(PIECE) {
+                out.write_all(codes).map_err(failed)?;
+                on_piece(out.hasher.count(), self.held_bytes())?;
+            }
+        }
+        let digest = out.hasher.finalize();
+        // Not synced: a file that a power cut tore is found by its digest and made again, sooner than the disk takes each.
+        out.inner.write_all(digest.as_bytes()).and_then(|()| out.inner.flush()).map_err(failed)
+    }
+
+    /// Everything before the first tensor's numbers.
+    fn write_header(&self, out: &mut impl Write) -> std::io::Result<()> {
         out.write_all(MAGIC)?;
         out.write_all(&CODEC_VERSION.to_le_bytes())?;
         out.write_all(&u32::from(self.bits).to_le_bytes())?;
@@ -73,21 +110,7 @@ impl Projection {
         for number in self.norms.iter().chain(&self.kept).chain(self.lengths.iter().flatten()) {
             out.write_all(&number.to_le_bytes())?;
         }
-        let mut bytes = vec![0; 4 * RUN];
-        for tensor in &self.tensors {
-            for values in [&tensor.centre, &tensor.anchor, &tensor.scales] {
-                for run in values.chunks(RUN) {
-                    let bytes = &mut bytes[..4 * run.len()];
-                    bytes.as_chunks_mut::<4>().0.iter_mut().zip(run).for_each(|(b, v)| *b = v.to_le_bytes());
-                    out.write_all(bytes)?;
-                }
-            }
-            out.write_all(&tensor.codes)?;
-        }
-        let digest = out.hasher.finalize();
-        out.inner.write_all(digest.as_bytes())?;
-        // Not synced: a file that a power cut tore is found by its digest and made again, sooner than the disk takes each.
-        out.inner.flush()
+        Ok(())
     }
 
     /// Reads what [`Projection::save`] wrote and verifies it.
@@ -117,7 +140,7 @@ impl Projection {
             tensor.anchor = read_f32(&mut source, if projection.lengths.is_some() { elements } else { 0 })?;
             tensor.scales = read_f32(&mut source, if tensor.bits == 32 { 0 } else { tiles })?;
             tensor.codes = zeros(tiles * code_bytes(tensor.bits));
-            source.read_exact(&mut tensor.codes)?;
+            read_pieces(&mut source, &mut tensor.codes)?;
         }
         let computed = source.hasher.finalize();
         let mut stored = [0; DIGEST as usize];
@@ -207,14 +230,28 @@ fn read_count(source: &mut impl Read, left: u64) -> Result<usize, Fault> {
 }
 
 fn read_f32(source: &mut impl Read, count: usize) -> std::io::Result<Vec<f32>> {
-    let mut values = Vec::with_capacity(count);
-    let mut bytes = vec![0; 4 * count.min(RUN)];
-    while values.len() < count {
-        let run = &mut bytes[..4 * (count - values.len()).min(RUN)];
-        source.read_exact(run)?;
-        values.extend(run.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
+    let mut values: Vec<f32> = zeros(count);
+    read_pieces(source, bytemuck::cast_slice_mut(&mut values))?;
+    if cfg!(target_endian = "big") {
+        for value in &mut values {
+            *value = f32::from_bits(value.to_bits().swap_bytes());
+        }
     }
     Ok(values)
+}
+
+fn read_pieces(source: &mut impl Read, into: &mut [u8]) -> std::io::Result<()> {
+    into.chunks_mut(PIECE).try_for_each(|piece| source.read_exact(piece))
+}
+
+/// Numbers as a file has them; where this machine orders bytes otherwise, in `room`.
+fn little_endian<'a>(values: &'a [f32], room: &'a mut Vec<u8>) -> &'a [u8] {
+    if cfg!(target_endian = "little") {
+        return bytemuck::cast_slice(values);
+    }
+    room.clear();
+    room.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    room
 }
 
 /// Hashes what passes through.

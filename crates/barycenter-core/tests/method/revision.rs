@@ -2,7 +2,7 @@
 
 use barycenter_core::{
     Error,
-    blocks::Granularity,
+    blocks::{Blocks, Granularity},
     checkpoint::{CheckpointFile, Dtype},
     fit::{Fit, FitOptions, Optimiser},
     objective::{BatchLoss, Objective},
@@ -10,7 +10,7 @@ use barycenter_core::{
 };
 
 use crate::sample::{
-    Random, blocks, build, candidates, candidates_of, dot, gradient, reconstruct, some_x, values, zeros,
+    Random, blocks, build, candidates, candidates_of, dot, file, gradient, reconstruct, some_x, values, zeros,
 };
 
 const BITS: [u8; 5] = [1, 2, 4, 8, 32];
@@ -79,6 +79,23 @@ fn norms_of_a_revised_projection_are_those_of_one_built_anew() {
                 assert!((a / b - 1.0).abs() < tolerance, "{bits} bits: {a} {b}");
             }
         }
+    }
+}
+
+#[test]
+fn a_candidate_that_lies_where_the_anchor_is_has_the_norm_of_the_way_to_the_centre() {
+    let mut values = values(4, 55);
+    let at = values[0].clone();
+    // The first is the mean of the first three.
+    values[2] = values[1].iter().zip(&at).map(|(w, c)| w.iter().zip(c).map(|(w, c)| 2.0 * c - w).collect()).collect();
+    let files = candidates_of(&values, Dtype::F64);
+    let first = build(&files[..3], Granularity::Layer, 4);
+    let grown = first.clone().revised(&revision(3, Vec::new(), [&files[3]])).unwrap().unwrap();
+    for l in 0..2 {
+        assert!(first.norms()[l] < 1e-4 * first.norms()[2 + l]);
+        let tensors = (0..values[0].len()).filter(|t| blocks(Granularity::Layer).block_of(*t) == l);
+        let square = tensors.flat_map(|t| values[3][t].iter().zip(&at[t])).map(|(w, c)| (w - c).powi(2)).sum::<f64>();
+        assert!((grown.norms()[l] / (square.sqrt() / 4.0) - 1.0).abs() < 1e-3, "block {l}");
     }
 }
 
@@ -228,4 +245,67 @@ fn a_change_tells_who_stays_and_who_goes_also_among_equal_candidates() {
     let change = Change::between(&["a", "b", "a", "c"], &["c", "d", "a", "a", "a"]);
     assert_eq!(change.stays, [Some(3), None, Some(0), Some(2), None]);
     assert_eq!(change.dropped, [1]);
+}
+
+/// One long tensor and one that is shorter than a group, of each of so many candidates.
+fn long_candidates(n: usize, dtype: Dtype) -> Vec<CheckpointFile> {
+    let mut random = Random(53);
+    let mut drawn = |len: usize| random.gaussians(len).into_iter().map(f64::from).collect::<Vec<_>>();
+    let tensors = |_| [("bias", dtype, vec![7], drawn(7)), ("weight", dtype, vec![100_037], drawn(100_037))];
+    (0..n).map(tensors).map(|tensors| file(&tensors)).collect()
+}
+
+#[test]
+fn a_revision_does_not_depend_on_the_number_of_threads() {
+    let sizes = [("bias".to_owned(), 7), ("weight".to_owned(), 100_037)];
+    let names = sizes.each_ref().map(|(name, _)| name.clone());
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let files = long_candidates(9, dtype);
+        let run = |threads: usize, bits: u8| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let blocks = Blocks::new(&sizes, Granularity::Tensor);
+                let first = Projection::build(&files[..4], &names, &blocks, bits, &mut |_, _| Ok(())).unwrap();
+                // It grows twice, the second time on the room that it got, stays as large, shrinks, and is put into another order.
+                let grown = first.revised(&revision(4, Vec::new(), [&files[4]])).unwrap().unwrap();
+                let larger = grown.clone().revised(&revision(5, Vec::new(), &files[5..8])).unwrap().unwrap();
+                let slid = larger.clone().revised(&revision(8, vec![(2, &files[2])], [&files[8]])).unwrap().unwrap();
+                let gone = vec![(0, &files[0]), (4, &files[5]), (5, &files[6])];
+                let shrunk = slid.clone().revised(&revision(8, gone, [])).unwrap().unwrap();
+                let members = [4, 1, 0, 3, 2].map(Member::Stays).to_vec();
+                let turned = shrunk.clone().revised(&Revision { members, dropped: Vec::new() }).unwrap().unwrap();
+                [grown, larger, slid, shrunk, turned]
+            })
+        };
+        for bits in BITS {
+            // More threads take more at once: eight take all there is.
+            let all = run(8, bits);
+            assert!([1, 2, 3].into_iter().all(|threads| run(threads, bits) == all), "{bits} bits");
+        }
+    }
+}
+
+#[test]
+fn a_revised_projection_may_be_stopped_on_its_way_to_the_disk_and_leaves_nothing_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p");
+    let projection = grown(&candidates(6, 54), 32);
+    let mut pieces = Vec::new();
+    let mut note = |written, bytes| {
+        pieces.push((written, bytes));
+        Ok(())
+    };
+    projection.save_in_pieces(&path, &mut note).unwrap();
+    assert!(pieces.is_sorted() && pieces.iter().all(|(_, bytes)| *bytes == projection.held_bytes()));
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert_eq!(pieces.last().unwrap().0, size - 32, "all but the digest");
+    assert!(Projection::load(&path).unwrap() == projection);
+
+    std::fs::remove_file(&path).unwrap();
+    for stopped_at in 0..pieces.len() {
+        let mut left = stopped_at;
+        let mut stop = |_, _| left.checked_sub(1).map(|fewer| left = fewer).ok_or(Error::Stopped);
+        assert!(matches!(projection.save_in_pieces(&path, &mut stop), Err(Error::Stopped)));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "after {stopped_at} pieces");
+    }
 }

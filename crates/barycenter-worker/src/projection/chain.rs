@@ -1,6 +1,6 @@
 //! The projections that lead to that of a job, one revised from the other.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use barycenter_api::{
     LeasedCandidate, LeasedProjection, LogLevel, Phase, ProjectionReport, ProjectionSource, SharedProjection,
@@ -11,7 +11,7 @@ use barycenter_core::{
 };
 use tracing::warn;
 
-use super::{Found, Search, models::ModelsOfLinks, report};
+use super::{Found, Search, models::ModelsOfLinks, report, saving::Saving};
 use crate::{failure::Failure, journal::Reporter, sharing::Offer};
 
 /// Why a projection cannot be had in one way.
@@ -46,10 +46,10 @@ impl<'a> Chain<'a> {
             let (key, stored) = self.named(place);
             let Some((projection, source)) = self.at_hand(key, stored, self.candidates(place).len())? else { continue };
             if place == own {
-                return Ok((projection, report(key, source)));
+                return Ok(Found::new(projection, report(key, source)));
             }
             return match self.follow(place, projection) {
-                Ok(found) => self.keep(found, Some((key, source))),
+                Ok(followed) => Ok(self.keep(followed, Some((key, source)))),
                 Err(Trouble::Gone(why)) => self.without_links(&why),
                 Err(Trouble::Failed(failure)) => Err(failure),
             };
@@ -59,7 +59,7 @@ impl<'a> Chain<'a> {
         }
         let followed = self.build(0).and_then(|first| self.follow(0, first));
         match followed {
-            Ok(found) => self.keep(found, None),
+            Ok(followed) => Ok(self.keep(followed, None)),
             Err(Trouble::Gone(why)) => self.without_links(&why),
             Err(Trouble::Failed(failure)) => Err(failure),
         }
@@ -77,7 +77,7 @@ impl<'a> Chain<'a> {
         self.leased.links.get(place).map_or(&self.search.lease.candidates, |link| &link.candidates)
     }
 
-    /// A projection of this key from the worker's cache or the server's; a damaged one is passed over.
+    /// A projection of this key from the worker's memory, its cache, or the server's; a damaged one is passed over.
     fn at_hand(
         &self,
         key: &str,
@@ -87,6 +87,10 @@ impl<'a> Chain<'a> {
         self.search.journal.report(Phase::Projection, 0, 1)?;
         let tools = self.search.tools;
         let Some(path) = tools.cache.projection(key) else { return Ok(None) };
+        let held = tools.held.take(key).filter(|held| self.search.averaging.fits(held, candidates));
+        if let Some(projection) = held {
+            return Ok(Some((projection, ProjectionSource::Cached)));
+        }
         if path.exists() {
             match self.load(&path, candidates) {
                 Ok(projection) => return Ok(Some((projection, ProjectionSource::Cached))),
@@ -138,16 +142,15 @@ impl<'a> Chain<'a> {
     fn revise(&mut self, before: Projection, place: usize) -> Result<Option<Projection>, Trouble> {
         let (old, new) = (self.candidates(place - 1), self.candidates(place));
         let change = Change::between(&digests(old), &digests(new));
-        let going = change.dropped.iter().map(|i| self.models.open(&old[*i])).collect::<Result<Vec<_>, _>>()?;
-        let coming = new.iter().zip(&change.stays).filter(|(_, stays)| stays.is_none());
-        let coming = coming.map(|(candidate, _)| self.models.open(candidate)).collect::<Result<Vec<_>, _>>()?;
-        let mut files = coming.iter();
-        let members = change.stays.iter().map(|stays| match stays {
+        let going = change.dropped.iter().map(|i| &old[*i]);
+        let coming = new.iter().zip(&change.stays).filter(|(_, stays)| stays.is_none()).map(|(candidate, _)| candidate);
+        self.models.open(going.chain(coming))?;
+        let members = new.iter().zip(&change.stays).map(|(candidate, stays)| match stays {
             Some(position) => Member::Stays(*position),
-            None => Member::Comes(files.next().expect("a file was opened for each that comes")),
+            None => Member::Comes(self.models.opened(candidate)),
         });
-        let revision =
-            Revision { members: members.collect(), dropped: change.dropped.iter().copied().zip(&going).collect() };
+        let dropped = change.dropped.iter().map(|i| (*i, self.models.opened(&old[*i])));
+        let revision = Revision { members: members.collect(), dropped: dropped.collect() };
         Ok(before.revised(&revision)?)
     }
 
@@ -157,19 +160,13 @@ impl<'a> Chain<'a> {
             return Ok(self.search.build()?);
         }
         let candidates = self.candidates(place).iter();
-        let files = candidates.map(|candidate| self.models.open(candidate)).collect::<Result<Vec<_>, _>>()?;
+        let files = candidates.map(|candidate| self.models.copy(candidate)).collect::<Result<Vec<_>, _>>()?;
         let built = self.search.averaging.build_projection_of(&files, &mut Reporter(self.search.journal))?;
         Ok(built.ok_or_else(|| Error::input("the method of this job has no projection"))?)
     }
 
     /// Keeps a projection that was made, here and for other workers.
-    fn keep(
-        &self,
-        (projection, drifted): (Projection, Vec<String>),
-        from: Option<(&str, ProjectionSource)>,
-    ) -> Result<Found, Failure> {
-        let key = &self.leased.projection_key;
-        self.save(key, &projection, self.leased.stored.is_none())?;
+    fn keep(&self, (projection, drifted): (Projection, Vec<String>), from: Option<(&str, ProjectionSource)>) -> Found {
         let source = match from {
             Some(_) if drifted.is_empty() => ProjectionSource::Extended,
             _ => ProjectionSource::Built,
@@ -177,18 +174,24 @@ impl<'a> Chain<'a> {
         let extended_from = from.filter(|_| source == ProjectionSource::Extended);
         let fetched = extended_from.is_some_and(|(_, source)| source == ProjectionSource::Fetched);
         let extended_from = extended_from.map(|(key, _)| key.to_owned());
-        Ok((projection, ProjectionReport { extended_from, fetched, drifted, ..report(key, source) }))
+        let report = report(&self.leased.projection_key, source);
+        let report = ProjectionReport { extended_from, fetched, drifted, ..report };
+        self.save(Found::new(projection, report), self.leased.stored.is_none())
     }
 
-    fn save(&self, key: &str, projection: &Projection, lacking: bool) -> Result<(), Failure> {
+    /// Begins to write a projection that was made, beside whatever comes next.
+    fn save(&self, mut found: Found, lacking: bool) -> Found {
         let Search { lease, tools, .. } = *self.search;
-        let Some(path) = tools.cache.projection(key) else { return Ok(()) };
-        projection.save(&path)?;
-        if self.leased.shared && lacking {
-            let (lease_id, revisions) = (lease.lease_id, projection.revisions());
-            tools.sharing.offer(Offer { lease_id, projection_key: key.to_owned(), revisions, file: path });
+        let key = &found.report.projection_key;
+        let Some(path) = tools.cache.projection(key) else { return found };
+        let (lease_id, revisions) = (lease.lease_id, found.projection.revisions());
+        let offer = Offer { lease_id, projection_key: key.to_owned(), revisions, file: path.clone() };
+        let offer = (self.leased.shared && lacking).then(|| (Arc::clone(&tools.sharing), offer));
+        match Saving::begin(Arc::clone(&found.projection), path, offer) {
+            Ok(saving) => found.saving = Some(saving),
+            Err(error) => warn!(%error, "the projection is not kept"),
         }
-        Ok(())
+        found
     }
 
     /// The projection of the candidates alone, where what it was to extend cannot be followed.
@@ -197,22 +200,16 @@ impl<'a> Chain<'a> {
             format!("the projection is that of the candidates alone, since what it extends cannot be followed: {why}");
         warn!("{told}");
         self.search.journal.say(LogLevel::Warn, told);
+        let unfollowed = |key, source| ProjectionReport { unfollowed: true, ..report(key, source) };
         let Some(fresh) = &self.leased.fresh else {
-            return Ok((
-                self.search.build()?,
-                ProjectionReport { unfollowed: true, ..report("", ProjectionSource::Built) },
-            ));
+            return Ok(Found::new(self.search.build()?, unfollowed("", ProjectionSource::Built)));
         };
         let (key, stored) = (&fresh.projection_key, fresh.stored.as_ref());
-        let at_hand = self.at_hand(key, stored, self.search.lease.candidates.len())?;
-        let (projection, source) = if let Some(found) = at_hand {
-            found
-        } else {
-            let built = self.search.build()?;
-            self.save(key, &built, stored.is_none())?;
-            (built, ProjectionSource::Built)
-        };
-        Ok((projection, ProjectionReport { unfollowed: true, ..report(key, source) }))
+        if let Some((projection, source)) = self.at_hand(key, stored, self.search.lease.candidates.len())? {
+            return Ok(Found::new(projection, unfollowed(key, source)));
+        }
+        let built = Found::new(self.search.build()?, unfollowed(key, ProjectionSource::Built));
+        Ok(self.save(built, stored.is_none()))
     }
 }
 

@@ -4,14 +4,20 @@
 //! (`docs/projections.md`), and a cache only saves some of that.
 
 mod chain;
+mod held;
 mod models;
+#[cfg(test)]
+mod sample;
+mod saving;
 
-use std::{path::Path, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
-use barycenter_api::{Lease, Phase, ProjectionReport, ProjectionSource};
-use barycenter_core::{Error, average::Averaging, projection::Projection};
+use barycenter_api::{Lease, LogLevel, Phase, ProjectionReport, ProjectionSource};
+use barycenter_core::{Error, average::Averaging, checkpoint::CheckpointFile, projection::Projection};
+use tracing::warn;
 
-use self::chain::Chain;
+pub(crate) use self::held::Held;
+use self::{chain::Chain, saving::Saving};
 use crate::{
     failure::Failure,
     journal::{Journal, Reporter},
@@ -23,16 +29,42 @@ use crate::{
 pub(crate) struct Search<'a> {
     pub lease: &'a Lease,
     pub averaging: &'a Averaging<'a>,
-    /// The models of the job's candidates, in order.
+    /// The models of the job's candidates, in order, and opened.
     pub models: &'a Models,
+    pub candidates: &'a [CheckpointFile],
     /// The base model, where the candidates are adapters.
     pub base: Option<&'a Path>,
     pub tools: &'a Tools,
     pub journal: &'a Journal,
 }
 
-/// A projection with what there is to tell of it.
-pub(crate) type Found = (Projection, ProjectionReport);
+/// A projection that was come by.
+pub(crate) struct Found {
+    pub projection: Arc<Projection>,
+    pub report: ProjectionReport,
+    /// Where it was made: on its way to the disk.
+    saving: Option<Saving>,
+}
+
+impl Found {
+    fn new(projection: Projection, report: ProjectionReport) -> Self {
+        Self { projection: Arc::new(projection), report, saving: None }
+    }
+
+    /// Waits until the disk has the projection and holds it for the worker's next job. A disk that does not take it costs a later
+    /// job the time to make it again, and this one nothing.
+    pub fn keep(self, tools: &Tools, journal: &Journal) -> ProjectionReport {
+        if let Some(Err(error)) = self.saving.map(Saving::finish) {
+            warn!(%error, "the projection is not kept");
+            journal.say(LogLevel::Warn, format!("the projection is not kept: {error}"));
+        }
+        // One whose key is empty is of no other job.
+        if let Some(projection) = Arc::into_inner(self.projection).filter(|_| !self.report.projection_key.is_empty()) {
+            tools.held.hold(&self.report.projection_key, projection);
+        }
+        self.report
+    }
+}
 
 /// The projection of a job; none where its method needs none.
 pub(crate) fn obtain(search: &Search<'_>) -> Result<Option<Found>, Failure> {
@@ -41,13 +73,13 @@ pub(crate) fn obtain(search: &Search<'_>) -> Result<Option<Found>, Failure> {
         return Ok(None);
     }
     let started = Instant::now();
-    let (projection, mut report) = match &search.lease.projection {
+    let mut found = match &search.lease.projection {
         Some(leased) => Chain::new(search, leased).obtain()?,
-        None => (search.build()?, report("", ProjectionSource::Built)),
+        None => Found::new(search.build()?, report("", ProjectionSource::Built)),
     };
-    report.revisions = projection.revisions();
-    report.seconds = started.elapsed().as_secs_f64();
-    Ok(Some((projection, report)))
+    found.report.revisions = found.projection.revisions();
+    found.report.seconds = started.elapsed().as_secs_f64();
+    Ok(Some(found))
 }
 
 fn report(key: &str, source: ProjectionSource) -> ProjectionReport {

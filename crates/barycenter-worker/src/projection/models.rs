@@ -18,6 +18,7 @@ pub(super) struct ModelsOfLinks<'a> {
 /// A model that a link has and the job has not.
 struct Extra {
     path: PathBuf,
+    file: CheckpointFile,
     #[expect(dead_code, reason = "held so that the files stay")]
     held: (Model, Option<Models>),
 }
@@ -27,31 +28,54 @@ impl<'a> ModelsOfLinks<'a> {
         Self { search, extra: HashMap::new() }
     }
 
-    /// Opens the model of a candidate of the job or of a link.
-    pub(super) fn open(&mut self, candidate: &LeasedCandidate) -> Result<CheckpointFile, Trouble> {
-        let digest = &candidate.digest_blake3;
-        let own = self.search.lease.candidates.iter().position(|own| own.digest_blake3 == *digest);
-        let path = if let Some(place) = own {
-            &self.search.models.files[place]
-        } else {
-            if !self.extra.contains_key(digest) {
+    /// Opens the models of candidates of the job or of its links.
+    pub(super) fn open<'b>(&mut self, candidates: impl Iterator<Item = &'b LeasedCandidate>) -> Result<(), Trouble> {
+        for candidate in candidates {
+            if self.own(candidate).is_none() && !self.extra.contains_key(&candidate.digest_blake3) {
                 let extra = self.fetch(candidate)?;
-                self.extra.insert(digest.clone(), extra);
+                self.extra.insert(candidate.digest_blake3.clone(), extra);
             }
-            &self.extra[digest].path
+        }
+        Ok(())
+    }
+
+    /// A model that was opened.
+    pub(super) fn opened(&self, candidate: &LeasedCandidate) -> &CheckpointFile {
+        match self.own(candidate) {
+            // Mapped already, and read when the job's inputs were checked.
+            Some(place) => &self.search.candidates[place],
+            None => &self.extra[&candidate.digest_blake3].file,
+        }
+    }
+
+    /// The model of a candidate, opened once more.
+    pub(super) fn copy(&mut self, candidate: &LeasedCandidate) -> Result<CheckpointFile, Trouble> {
+        self.open(std::iter::once(candidate))?;
+        let path = match self.own(candidate) {
+            Some(place) => &self.search.models.files[place],
+            None => &self.extra[&candidate.digest_blake3].path,
         };
         Ok(checkpoint::open(path, &OpenOptions::default())?)
+    }
+
+    /// Where the candidate stands among those of the job.
+    fn own(&self, candidate: &LeasedCandidate) -> Option<usize> {
+        self.search.lease.candidates.iter().position(|own| own.digest_blake3 == candidate.digest_blake3)
     }
 
     fn fetch(&self, candidate: &LeasedCandidate) -> Result<Extra, Trouble> {
         let Search { lease, base, tools, journal, .. } = *self.search;
         journal.report(Phase::Projection, 0, 1)?;
         let model = tools.fetch(candidate).map_err(|error| gone_or_failed(candidate, error))?;
-        let Some((lora, base)) = lease.spec.lora.as_ref().zip(base) else {
-            return Ok(Extra { path: model.path().to_owned(), held: (model, None) });
+        let (path, models) = match lease.spec.lora.as_ref().zip(base) {
+            None => (model.path().to_owned(), None),
+            Some((lora, base)) => {
+                let models = Models::adapted(lora, base, &[model.path().to_owned()], tools.cache.scratch())?;
+                (models.files[0].clone(), Some(models))
+            }
         };
-        let models = Models::adapted(lora, base, &[model.path().to_owned()], tools.cache.scratch())?;
-        Ok(Extra { path: models.files[0].clone(), held: (model, Some(models)) })
+        let file = checkpoint::open(&path, &OpenOptions::default())?;
+        Ok(Extra { path, file, held: (model, models) })
     }
 }
 

@@ -151,11 +151,11 @@ impl Projection {
 }
 
 /// Tiles of one tensor, in order.
-struct Packed<'a> {
-    n: usize,
-    bits: u8,
-    codes: &'a [u8],
-    scales: &'a [f32],
+pub(super) struct Packed<'a> {
+    pub(super) n: usize,
+    pub(super) bits: u8,
+    pub(super) codes: &'a [u8],
+    pub(super) scales: &'a [f32],
 }
 
 /// What a chunk is reconstructed with and into.
@@ -169,7 +169,7 @@ struct Target<'a> {
 }
 
 /// Sums of one chunk, one a candidate, of deviations as stored; `1 / r` is left to the caller.
-fn project_chunk(processor: Processor, packed: &Packed<'_>, gradient: &[f32]) -> Vec<f64> {
+pub(super) fn project_chunk(processor: Processor, packed: &Packed<'_>, gradient: &[f32]) -> Vec<f64> {
     #[cfg(target_arch = "x86_64")]
     if processor != Processor::Portable && packed.bits != 32 {
         #[expect(unsafe_code, reason = "functions compiled for AVX2 or AVX-512")]
