@@ -19,7 +19,7 @@ use std::{
 
 use super::{
     GROUP, Reconstruction,
-    groups::{Attempts, Batch, Group, LANES, STEPS, Words},
+    groups::{Attempts, Batch, Group, LANES, Packed, STEPS},
     half_levels,
 };
 use crate::{memory::prefetch, projection::packing::slots};
@@ -40,7 +40,7 @@ pub(super) fn code<const BITS: usize>(
         codes,
         (|group, into| deviate(group, into), |factor, values| scale(factor, values)),
         |values, inverses, into, ahead| attempt::<BITS>(values, inverses, into, ahead),
-        |words, into| store(words, into, stream),
+        (|_, _, _| {}, |packed, into| store(packed, into, stream)),
     );
 }
 
@@ -79,16 +79,17 @@ fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
     total(squares)
 }
 
-/// As `plain::attempt`.
+/// As `plain::attempt`, and packs the codes of every step meanwhile: they are in registers.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 fn attempt<const BITS: usize>(
     values: &Reconstruction,
-    inverses: [f32; STEPS],
-    into: &mut Words,
+    (inverses, both): ([f32; STEPS], bool),
+    into: &mut Packed,
     ahead: *const f32,
 ) -> Attempts {
-    if BITS == 1 {
+    // At 8 bits the second step is seldom needed; at fewer, whether it is cannot be guessed, and a wrong guess costs as much.
+    if BITS == 1 || (BITS == 8 && !both) {
         let ([length], [product]) = attempts::<BITS, 1>(values, [inverses[0]], into, ahead);
         Attempts { lengths: [length; STEPS], products: [product; STEPS] }
     } else {
@@ -102,7 +103,7 @@ fn attempt<const BITS: usize>(
 fn attempts<const BITS: usize, const N: usize>(
     values: &Reconstruction,
     inverses: [f32; N],
-    into: &mut Words,
+    into: &mut Packed,
     ahead: *const f32,
 ) -> ([f64; N], [f64; N]) {
     let half = half_levels(BITS);
@@ -148,7 +149,7 @@ fn attempts<const BITS: usize, const N: usize>(
                 let odd = _mm256_slli_epi32::<1>(_mm512_extracti64x4_epi64::<1>(words[n]));
                 put_half(_mm256_or_si256(_mm512_castsi512_si256(words[n]), odd), &mut into[n]);
             } else {
-                put_words(words[n], &mut into[n][16 * run..]);
+                put_words(words[n], &mut into[n][64 * run..]);
             }
         }
     }
@@ -173,20 +174,20 @@ fn total(lanes: __m512) -> f64 {
     _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)))
 }
 
-/// As `plain::store`, past the caches where asked: whoever stores so ends with [`fence`].
+/// Writes packed codes, past the caches where asked: whoever stores so ends with [`fence`].
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn store(words: &[u32], into: &mut [MaybeUninit<u8>], stream: bool) {
+fn store(packed: &[u8], into: &mut [MaybeUninit<u8>], stream: bool) {
     let stream = stream && into.as_ptr().addr().is_multiple_of(32);
-    for (words, into) in words.as_chunks::<8>().0.iter().zip(into.as_chunks_mut::<32>().0) {
+    for (packed, into) in packed.as_chunks::<32>().0.iter().zip(into.as_chunks_mut::<32>().0) {
         #[expect(unsafe_code, reason = "loads and stores take pointers")]
         // SAFETY: the arrays have exactly the bytes that are read and written; the alignment that one of the stores asks for was found.
         unsafe {
-            let words = _mm256_loadu_si256(words.as_ptr().cast());
+            let packed = _mm256_loadu_si256(packed.as_ptr().cast());
             if stream {
-                _mm256_stream_si256(into.as_mut_ptr().cast(), words);
+                _mm256_stream_si256(into.as_mut_ptr().cast(), packed);
             } else {
-                _mm256_storeu_si256(into.as_mut_ptr().cast(), words);
+                _mm256_storeu_si256(into.as_mut_ptr().cast(), packed);
             }
         }
     }
@@ -290,10 +291,10 @@ fn put_floats(register: __m256, into: &mut [f32], half: usize) {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn put_words(register: __m512i, into: &mut [u32]) {
-    let into: &mut [u32; 16] = into.first_chunk_mut().expect("room for a register's worth of words");
+fn put_words(register: __m512i, into: &mut [u8]) {
+    let into: &mut [u8; 64] = into.first_chunk_mut().expect("room for a register's worth of words");
     #[expect(unsafe_code, reason = "a store takes a pointer")]
-    // SAFETY: the array has exactly the words that are written; no alignment is asked for.
+    // SAFETY: the array has exactly the bytes that are written; no alignment is asked for.
     unsafe {
         _mm512_storeu_si512(into.as_mut_ptr().cast(), register);
     }
@@ -301,10 +302,10 @@ fn put_words(register: __m512i, into: &mut [u32]) {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn put_half(register: __m256i, into: &mut [u32]) {
-    let into: &mut [u32; 8] = into.first_chunk_mut().expect("room for half a register's worth of words");
+fn put_half(register: __m256i, into: &mut [u8]) {
+    let into: &mut [u8; 32] = into.first_chunk_mut().expect("room for half a register's worth of words");
     #[expect(unsafe_code, reason = "a store takes a pointer")]
-    // SAFETY: the array has exactly the words that are written; no alignment is asked for.
+    // SAFETY: the array has exactly the bytes that are written; no alignment is asked for.
     unsafe {
         _mm256_storeu_si256(into.as_mut_ptr().cast(), register);
     }

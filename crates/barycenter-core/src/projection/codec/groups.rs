@@ -42,8 +42,8 @@ pub(super) struct Attempts {
     pub(super) products: [f64; STEPS],
 }
 
-/// Codes of a group under the steps, in the order of the bytes.
-pub(super) type Words = [[u32; GROUP / 4]; STEPS];
+/// Room for the bytes of a group's codes under each of the steps.
+pub(super) type Packed = [[u8; GROUP]; STEPS];
 
 /// A group to code: the first `len` elements of the values, less their centre.
 #[derive(Clone, Copy)]
@@ -69,7 +69,7 @@ pub(in crate::projection) struct Batch {
 #[repr(C, align(64))]
 struct Elements {
     values: Reconstruction,
-    words: Words,
+    packed: Packed,
 }
 
 /// The numbers of a batch that are not sums over elements.
@@ -95,7 +95,7 @@ impl Batch {
     pub(in crate::projection) fn new() -> Self {
         let (none, both) = ([0.0; BATCH], [[0.0; BATCH]; STEPS]);
         Self {
-            elements: vec![Elements { values: [0.0; GROUP], words: [[0; GROUP / 4]; STEPS] }; BATCH],
+            elements: vec![Elements { values: [0.0; GROUP], packed: [[0; GROUP]; STEPS] }; BATCH],
             numbers: Numbers {
                 lens: [1.0; BATCH],
                 largest: [0; BATCH],
@@ -118,29 +118,33 @@ impl Batch {
         groups: &[Group<'_>],
         codes: &mut [MaybeUninit<u8>],
         loops: (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
-        attempt: impl Fn(&Reconstruction, [f32; STEPS], &mut Words, *const f32) -> Attempts,
-        store: impl Fn(&[u32], &mut [MaybeUninit<u8>]),
+        attempt: impl Fn(&Reconstruction, ([f32; STEPS], bool), &mut Packed, *const f32) -> Attempts,
+        (pack, store): (impl Fn(&Reconstruction, f32, &mut [u8]), impl Fn(&[u8], &mut [MaybeUninit<u8>])),
     ) {
         self.measure(groups, loops);
         self.take_steps::<BITS>();
-        let Numbers { inverses, lengths, products, .. } = &mut self.numbers;
-        for (g, (group, Elements { values, words })) in groups.iter().zip(&mut self.elements).enumerate() {
+        let Numbers { steps, inverses, lengths, products, .. } = &mut self.numbers;
+        for (g, (group, Elements { values, packed })) in groups.iter().zip(&mut self.elements).enumerate() {
             let ahead = group.values.as_ptr().wrapping_add(group.ahead);
-            let found = attempt(values, inverses[g], words, ahead);
+            let found = attempt(values, (inverses[g], steps[1][g] > steps[0][g]), packed, ahead);
             for step in 0..STEPS {
                 (lengths[step][g], products[step][g]) = (found.lengths[step], found.products[step]);
             }
         }
         let best = self.choose::<BITS>();
         for (g, (group, codes)) in groups.iter().zip(codes.chunks_exact_mut(32 * BITS)).enumerate() {
-            let words = &self.elements[g].words[usize::from(best[g])][..8 * BITS];
             if !self.numbers.coded[g] {
                 codes.fill(MaybeUninit::new(0));
-            } else if group.len < GROUP {
-                codes.write_copy_of_slice(&shortened::<BITS>(words, group.len)[..32 * BITS]);
-            } else {
-                store(words, codes);
+                continue;
             }
+            let (step, Elements { values, packed }) = (usize::from(best[g]), &mut self.elements[g]);
+            let packed = &mut packed[step][..32 * BITS];
+            pack(values, self.numbers.inverses[g][step], packed);
+            if group.len < GROUP {
+                let all = packing::unpack::<BITS>(packed);
+                packing::pack::<BITS>(|element| if element < group.len { all[element] } else { 0 }, packed);
+            }
+            store(packed, codes);
         }
     }
 
@@ -238,17 +242,6 @@ impl Batch {
     }
 }
 
-/// The bytes of words, with no codes after the first `len`.
-fn shortened<const BITS: usize>(words: &[u32], len: usize) -> [u8; GROUP] {
-    let mut bytes = [0; GROUP];
-    for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *bytes = word.to_le_bytes();
-    }
-    let codes = packing::unpack::<BITS>(&bytes[..32 * BITS]);
-    packing::pack::<BITS>(|element| if element < len { codes[element] } else { 0 }, &mut bytes[..32 * BITS]);
-    bytes
-}
-
 /// The exponent of the power of two below a magnitude, given as its bits, and one over that power. Numbers so large that this
 /// is no normal number are divided by half of it.
 #[inline(always)]
@@ -257,8 +250,9 @@ pub(super) fn scaling(largest: i32) -> (i32, f32) {
     (exponent, f32::from_bits(((127 - exponent) << 23) as u32))
 }
 
-/// Sum of the lanes.
-#[inline(always)]
+/// Sum of the lanes. Apart from the loops on purpose: seen together, the compiler arranges them for the few additions here, at a
+/// third of their speed.
+#[inline(never)]
 pub(super) fn total(lanes: &[f32; LANES]) -> f64 {
     let mut sums = [0.0; 4];
     for lanes in lanes.as_chunks::<4>().0 {

@@ -6,18 +6,26 @@ use std::mem::MaybeUninit;
 
 use super::{
     GROUP, Reconstruction,
-    groups::{Attempts, Batch, Group, LANES, STEPS, Words, total},
+    groups::{Attempts, Batch, Group, LANES, Packed, STEPS, total},
     half_levels,
 };
 use crate::{
     memory::{LINE, prefetch},
-    projection::packing::{run_words, slots},
+    projection::packing,
 };
 
 /// As [`Batch::code`].
 #[inline(always)]
 pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
-    batch.code::<BITS>(groups, codes, (deviate, scale), attempt::<BITS>, store);
+    batch.code::<BITS>(
+        groups,
+        codes,
+        (deviate, scale),
+        attempt::<BITS>,
+        (pack::<BITS>, |packed, codes| {
+            codes.write_copy_of_slice(packed);
+        }),
+    );
 }
 
 /// Codes at 32 bits, where the deviations are their own codes.
@@ -48,46 +56,43 @@ pub(super) fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
     total(&squares)
 }
 
-/// Codes values under one over each of the steps.
+/// Tries values under one over the first step, and the second where asked; their codes are left to [`pack`].
 #[inline(always)]
 pub(super) fn attempt<const BITS: usize>(
     values: &Reconstruction,
-    inverses: [f32; STEPS],
-    into: &mut Words,
+    (inverses, both): ([f32; STEPS], bool),
+    _packed: &mut Packed,
     ahead: *const f32,
 ) -> Attempts {
     for line in (0..GROUP).step_by(LINE) {
         prefetch(ahead.wrapping_add(line));
     }
     let mut found = Attempts { lengths: [0.0; STEPS], products: [0.0; STEPS] };
-    let tried = if BITS == 1 { 1 } else { STEPS };
-    // A run of words as wide as the lanes; at 1 bit, where a run is half as wide, two slots lie side by side.
-    let (vectors, shift) = if BITS == 1 { (GROUP / LANES, 2) } else { (slots(BITS), BITS) };
-    for attempt in 0..tried {
-        let (mut lengths, mut products) = ([0f32; LANES], [0f32; LANES]);
-        for (run, values) in values.chunks_exact(vectors * LANES).enumerate() {
-            let mut words = [0; LANES];
-            for (vector, values) in values.as_chunks::<LANES>().0.iter().enumerate() {
-                for lane in 0..LANES {
-                    let code = whole::<BITS>(values[lane], inverses[attempt]);
-                    let level = code as f32 + (0.5 - half_levels(BITS));
-                    lengths[lane] += level * level;
-                    products[lane] += level * values[lane];
-                    words[lane] |= (code as u32) << (vector * shift);
-                }
-            }
-            let into = &mut into[attempt][run * run_words(BITS)..][..run_words(BITS)];
-            if BITS == 1 {
-                for (word, into) in into.iter_mut().enumerate() {
-                    *into = words[word] | words[word + LANES / 2] << 1;
-                }
-            } else {
-                into.copy_from_slice(&words);
-            }
-        }
-        (found.lengths[attempt], found.products[attempt]) = (total(&lengths), total(&products));
+    // One after the other: the sums of both would not stay in the registers of AVX2.
+    for (step, inverse) in inverses.into_iter().enumerate().take(if BITS > 1 && both { STEPS } else { 1 }) {
+        (found.lengths[step], found.products[step]) = sums::<BITS>(values, inverse);
     }
     found
+}
+
+/// Sums of the squared levels and of levels times values.
+#[inline(always)]
+fn sums<const BITS: usize>(values: &Reconstruction, inverse: f32) -> (f64, f64) {
+    let (mut lengths, mut products) = ([0f32; LANES], [0f32; LANES]);
+    for values in values.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            let level = whole::<BITS>(values[lane], inverse) as f32 + (0.5 - half_levels(BITS));
+            lengths[lane] += level * level;
+            products[lane] += level * values[lane];
+        }
+    }
+    (total(&lengths), total(&products))
+}
+
+/// Packs the codes of values under one over a step.
+#[inline(always)]
+fn pack<const BITS: usize>(values: &Reconstruction, inverse: f32, into: &mut [u8]) {
+    packing::pack::<BITS>(|element| whole::<BITS>(values[element], inverse) as u32, into);
 }
 
 /// The code of a value under a step, of which `inverse` is the reciprocal.
@@ -100,14 +105,6 @@ fn whole<const BITS: usize>(value: f32, inverse: f32) -> i32 {
     // SAFETY: the number is between 0 and 255.
     unsafe {
         place.to_int_unchecked::<i32>()
-    }
-}
-
-/// Writes words in the order of their bytes.
-#[inline(always)]
-pub(super) fn store(words: &[u32], into: &mut [MaybeUninit<u8>]) {
-    for (bytes, word) in into.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *bytes = word.to_le_bytes().map(MaybeUninit::new);
     }
 }
 
