@@ -3,15 +3,14 @@
 
 use std::{
     arch::x86_64::{
-        __m256, __m256i, __m512, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEG_INF, _mm_add_pd, _mm_add_sd,
-        _mm_cvtsd_f64, _mm_sfence, _mm_unpackhi_pd, _mm256_add_pd, _mm256_castpd256_pd128, _mm256_extractf128_pd,
-        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_or_si256, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
-        _mm256_stream_ps, _mm256_stream_si256, _mm512_add_pd, _mm512_add_ps, _mm512_and_si512, _mm512_castpd512_pd256,
-        _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_si256, _mm512_cvtpd_ps, _mm512_cvtps_epi32,
-        _mm512_cvtps_pd, _mm512_extractf32x8_ps, _mm512_extractf64x4_pd, _mm512_extracti64x4_epi64, _mm512_fmadd_pd,
-        _mm512_fmadd_ps, _mm512_fnmadd_pd, _mm512_loadu_ps, _mm512_max_epi32, _mm512_mul_pd, _mm512_mul_ps,
-        _mm512_or_si512, _mm512_range_ps, _mm512_reduce_max_epi32, _mm512_roundscale_ps, _mm512_set1_epi32,
-        _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
+        __m512, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEG_INF, _mm_add_pd, _mm_add_sd, _mm_cvtsd_f64,
+        _mm_unpackhi_pd, _mm256_add_pd, _mm256_castpd256_pd128, _mm256_extractf128_pd, _mm256_or_si256,
+        _mm256_slli_epi32, _mm512_add_pd, _mm512_add_ps, _mm512_and_si512, _mm512_castpd512_pd256, _mm512_castps_si512,
+        _mm512_castps512_ps256, _mm512_castsi512_si256, _mm512_cvtpd_ps, _mm512_cvtps_epi32, _mm512_cvtps_pd,
+        _mm512_extractf32x8_ps, _mm512_extractf64x4_pd, _mm512_extracti64x4_epi64, _mm512_fmadd_pd, _mm512_fmadd_ps,
+        _mm512_fnmadd_pd, _mm512_loadu_ps, _mm512_max_epi32, _mm512_mul_pd, _mm512_mul_ps, _mm512_or_si512,
+        _mm512_range_ps, _mm512_reduce_max_epi32, _mm512_roundscale_ps, _mm512_set1_epi32, _mm512_set1_pd,
+        _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
         _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
     },
     mem::MaybeUninit,
@@ -20,7 +19,7 @@ use std::{
 use super::{
     GROUP, Reconstruction,
     groups::{Attempts, Batch, Group, LANES, Packed, STEPS},
-    half_levels,
+    half_levels, registers,
 };
 use crate::{memory::prefetch, projection::packing::slots};
 
@@ -40,7 +39,7 @@ pub(super) fn code<const BITS: usize>(
         codes,
         (|group, into| deviate(group, into), |factor, values| scale(factor, values)),
         |values, inverses, into, ahead| attempt::<BITS>(values, inverses, into, ahead),
-        (|_, _, _| {}, |packed, into| store(packed, into, stream)),
+        (|_, _, _| {}, |packed, into| registers::store(packed, into, stream)),
     );
 }
 
@@ -147,7 +146,7 @@ fn attempts<const BITS: usize, const N: usize>(
             if BITS == 1 {
                 // Two slots lie side by side.
                 let odd = _mm256_slli_epi32::<1>(_mm512_extracti64x4_epi64::<1>(words[n]));
-                put_half(_mm256_or_si256(_mm512_castsi512_si256(words[n]), odd), &mut into[n]);
+                registers::put_bytes(_mm256_or_si256(_mm512_castsi512_si256(words[n]), odd), &mut into[n]);
             } else {
                 put_words(words[n], &mut into[n][64 * run..]);
             }
@@ -174,50 +173,6 @@ fn total(lanes: __m512) -> f64 {
     _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)))
 }
 
-/// Writes packed codes, past the caches where asked: whoever stores so ends with [`fence`].
-#[inline]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn store(packed: &[u8], into: &mut [MaybeUninit<u8>], stream: bool) {
-    let stream = stream && into.as_ptr().addr().is_multiple_of(32);
-    for (packed, into) in packed.as_chunks::<32>().0.iter().zip(into.as_chunks_mut::<32>().0) {
-        #[expect(unsafe_code, reason = "loads and stores take pointers")]
-        // SAFETY: the arrays have exactly the bytes that are read and written; the alignment that one of the stores asks for was found.
-        unsafe {
-            let packed = _mm256_loadu_si256(packed.as_ptr().cast());
-            if stream {
-                _mm256_stream_si256(into.as_mut_ptr().cast(), packed);
-            } else {
-                _mm256_storeu_si256(into.as_mut_ptr().cast(), packed);
-            }
-        }
-    }
-}
-
-/// Copies numbers past the caches.
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-pub(super) fn stream(from: &[f32], into: &mut [MaybeUninit<f32>]) {
-    let is_aligned = into.as_ptr().addr().is_multiple_of(32);
-    let ((from, last), (into, rest)) = (from.as_chunks::<8>(), into.as_chunks_mut::<8>());
-    for (from, into) in from.iter().zip(into) {
-        if is_aligned {
-            #[expect(unsafe_code, reason = "loads and stores take pointers")]
-            // SAFETY: the arrays have exactly the numbers that are read and written, and the latter was found aligned.
-            unsafe {
-                _mm256_stream_ps(into.as_mut_ptr().cast(), _mm256_loadu_ps(from.as_ptr()));
-            }
-        } else {
-            into.write_copy_of_slice(from);
-        }
-    }
-    rest.write_copy_of_slice(last);
-}
-
-/// What was stored past the caches is seen by other threads after this.
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-pub(super) fn fence() {
-    _mm_sfence();
-}
-
 /// As `plain::mean`, without its division, which takes longer than all the rest.
 ///
 /// A sum times one over n is at most two units in the last place beside the quotient. What is left of the sum is a whole number
@@ -234,13 +189,13 @@ pub(super) fn mean(rows: &[&[f32]], into: &mut [f32]) {
         for row in rows {
             let row = &row.as_chunks::<{ 2 * LANES }>().0[strip];
             for part in 0..4 {
-                sums[part] = _mm512_add_pd(sums[part], _mm512_cvtps_pd(load_half(row, part)));
+                sums[part] = _mm512_add_pd(sums[part], _mm512_cvtps_pd(registers::load(row, part)));
             }
         }
         for part in 0..4 {
             let guess = _mm512_mul_pd(sums[part], inverse);
             let left = _mm512_fnmadd_pd(guess, count, sums[part]);
-            put_floats(_mm512_cvtpd_ps(_mm512_fmadd_pd(left, inverse, guess)), into, part);
+            registers::put(_mm512_cvtpd_ps(_mm512_fmadd_pd(left, inverse, guess)), into, part);
         }
     }
 }
@@ -258,17 +213,6 @@ fn load(values: &Reconstruction, vector: usize) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn load_half(values: &[f32], half: usize) -> __m256 {
-    let values = &values.as_chunks::<8>().0[half];
-    #[expect(unsafe_code, reason = "a load takes a pointer")]
-    // SAFETY: the array has exactly the numbers that are read; no alignment is asked for.
-    unsafe {
-        _mm256_loadu_ps(values.as_ptr())
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 fn put(register: __m512, into: &mut [f32], vector: usize) {
     let into = &mut into.as_chunks_mut::<LANES>().0[vector];
     #[expect(unsafe_code, reason = "a store takes a pointer")]
@@ -280,33 +224,11 @@ fn put(register: __m512, into: &mut [f32], vector: usize) {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn put_floats(register: __m256, into: &mut [f32], half: usize) {
-    let into = &mut into.as_chunks_mut::<8>().0[half];
-    #[expect(unsafe_code, reason = "a store takes a pointer")]
-    // SAFETY: the array has exactly the numbers that are written; no alignment is asked for.
-    unsafe {
-        _mm256_storeu_ps(into.as_mut_ptr(), register);
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 fn put_words(register: __m512i, into: &mut [u8]) {
     let into: &mut [u8; 64] = into.first_chunk_mut().expect("room for a register's worth of words");
     #[expect(unsafe_code, reason = "a store takes a pointer")]
     // SAFETY: the array has exactly the bytes that are written; no alignment is asked for.
     unsafe {
         _mm512_storeu_si512(into.as_mut_ptr().cast(), register);
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn put_half(register: __m256i, into: &mut [u8]) {
-    let into: &mut [u8; 32] = into.first_chunk_mut().expect("room for half a register's worth of words");
-    #[expect(unsafe_code, reason = "a store takes a pointer")]
-    // SAFETY: the array has exactly the bytes that are written; no alignment is asked for.
-    unsafe {
-        _mm256_storeu_si256(into.as_mut_ptr().cast(), register);
     }
 }

@@ -4,15 +4,19 @@
 //! Where the codes lie in their bytes stands in `packing`. Coding gives the same bits on every processor.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod groups;
 mod plain;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 
 use std::mem::MaybeUninit;
 
 pub(super) use self::groups::{BATCH, Batch, Coded, Group};
 use super::packing;
-use crate::processor::{Processor, for_processor};
+use crate::processor::Processor;
 
 /// Version of the codec and of the order of bytes; part of every cache key.
 pub const CODEC_VERSION: u32 = 4;
@@ -75,55 +79,54 @@ pub(super) fn code_groups(
     codes: &mut [MaybeUninit<u8>],
     stream: bool,
 ) {
-    #[cfg(target_arch = "x86_64")]
-    if processor == Processor::Avx512 {
-        #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
-        // SAFETY: this `Processor` exists only where it was detected.
-        return unsafe {
+    macro_rules! at_bits {
+        ($kernels:ident $(, $stream:expr)?) => {
             match bits {
-                1 => avx512::code::<1>(batch, groups, codes, stream),
-                2 => avx512::code::<2>(batch, groups, codes, stream),
-                4 => avx512::code::<4>(batch, groups, codes, stream),
-                8 => avx512::code::<8>(batch, groups, codes, stream),
-                32 => avx512::copy(batch, groups, codes),
+                1 => $kernels::code::<1>(batch, groups, codes $(, $stream)?),
+                2 => $kernels::code::<2>(batch, groups, codes $(, $stream)?),
+                4 => $kernels::code::<4>(batch, groups, codes $(, $stream)?),
+                8 => $kernels::code::<8>(batch, groups, codes $(, $stream)?),
+                32 => $kernels::copy(batch, groups, codes),
                 other => unreachable!("{other} bits are refused before anything is coded"),
             }
         };
     }
-    macro_rules! on_processor {
-        ($body:path) => {
-            for_processor!(processor, $body, (batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]))
-        };
-    }
-    match bits {
-        1 => on_processor!(plain::code::<1>),
-        2 => on_processor!(plain::code::<2>),
-        4 => on_processor!(plain::code::<4>),
-        8 => on_processor!(plain::code::<8>),
-        32 => on_processor!(plain::copy),
-        other => unreachable!("{other} bits are refused before anything is coded"),
+    match processor {
+        Processor::Portable => at_bits!(plain),
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "functions compiled for AVX2")]
+        // SAFETY: this `Processor` exists only where it was detected.
+        Processor::Avx2 => unsafe { at_bits!(avx2, stream) },
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
+        // SAFETY: as above.
+        Processor::Avx512 => unsafe { at_bits!(avx512, stream) },
     }
 }
 
 /// The mean of the rows, each column by itself. Summed in f64: n equal f32 values give themselves back exactly, so that their
 /// deviations are exactly zero.
 pub(super) fn mean(processor: Processor, rows: &[&[f32]], into: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if processor == Processor::Avx512 {
-        #[expect(unsafe_code, reason = "a function compiled for AVX-512")]
+    match processor {
+        Processor::Portable => plain::mean(rows, into),
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "a function compiled for AVX2")]
         // SAFETY: this `Processor` exists only where it was detected.
-        return unsafe { avx512::mean(rows, into) };
+        Processor::Avx2 => unsafe { avx2::mean(rows, into) },
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "a function compiled for AVX-512")]
+        // SAFETY: as above.
+        Processor::Avx512 => unsafe { avx512::mean(rows, into) },
     }
-    for_processor!(processor, plain::mean, (rows: &[&[f32]], into: &mut [f32]));
 }
 
 /// Copies numbers, past the caches if the processor can: another thread may read them after [`fence`].
 pub(super) fn stream(processor: Processor, from: &[f32], into: &mut [MaybeUninit<f32>]) {
     #[cfg(target_arch = "x86_64")]
-    if processor == Processor::Avx512 {
-        #[expect(unsafe_code, reason = "a function compiled for AVX-512")]
-        // SAFETY: this `Processor` exists only where it was detected.
-        return unsafe { avx512::stream(from, into) };
+    if processor != Processor::Portable {
+        #[expect(unsafe_code, reason = "a function compiled for AVX2")]
+        // SAFETY: a `Processor` other than the portable one has AVX2.
+        return unsafe { registers::stream(from, into) };
     }
     into.write_copy_of_slice(from);
 }
@@ -131,11 +134,11 @@ pub(super) fn stream(processor: Processor, from: &[f32], into: &mut [MaybeUninit
 /// What this thread stored past the caches is seen by those that wait for it after this.
 pub(super) fn fence(processor: Processor) {
     #[cfg(target_arch = "x86_64")]
-    if processor == Processor::Avx512 {
-        #[expect(unsafe_code, reason = "a function compiled for AVX-512")]
-        // SAFETY: this `Processor` exists only where it was detected.
+    if processor != Processor::Portable {
+        #[expect(unsafe_code, reason = "a function compiled for AVX2")]
+        // SAFETY: as above.
         unsafe {
-            avx512::fence();
+            registers::fence();
         }
     }
 }
