@@ -77,11 +77,11 @@ fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
     let factor = _mm256_set1_ps(factor);
     let mut squares = [_mm256_setzero_ps(); SIDES];
     for row in 0..ROWS {
-        for side in 0..SIDES {
+        for (side, squares) in squares.iter_mut().enumerate() {
             let register = row * SIDES + side;
             let value = _mm256_mul_ps(load(values, register), factor);
             put(value, values, register);
-            squares[side] = _mm256_add_ps(squares[side], _mm256_mul_ps(value, value));
+            *squares = _mm256_add_ps(*squares, _mm256_mul_ps(value, value));
         }
     }
     total(squares)
@@ -225,9 +225,8 @@ fn upper(register: __m256) -> __m256d {
     _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(register))
 }
 
-/// As `avx512::mean`, where it stands why this is exact.
+/// As `avx512::mean`, which says why this is exact.
 #[target_feature(enable = "avx2,fma")]
-#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX2")]
 pub(super) fn mean(rows: &[&[f32]], into: &mut [f32]) {
     let n = rows.len() as f64;
     let (count, inverse) = (_mm256_set1_pd(n), _mm256_set1_pd(1.0 / n));

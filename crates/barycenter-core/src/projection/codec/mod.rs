@@ -80,12 +80,12 @@ pub(super) fn code_groups(
     stream: bool,
 ) {
     macro_rules! at_bits {
-        ($kernels:ident $(, $stream:expr)?) => {
+        ($kernels:ident) => {
             match bits {
-                1 => $kernels::code::<1>(batch, groups, codes $(, $stream)?),
-                2 => $kernels::code::<2>(batch, groups, codes $(, $stream)?),
-                4 => $kernels::code::<4>(batch, groups, codes $(, $stream)?),
-                8 => $kernels::code::<8>(batch, groups, codes $(, $stream)?),
+                1 => $kernels::code::<1>(batch, groups, codes, stream),
+                2 => $kernels::code::<2>(batch, groups, codes, stream),
+                4 => $kernels::code::<4>(batch, groups, codes, stream),
+                8 => $kernels::code::<8>(batch, groups, codes, stream),
                 32 => $kernels::copy(batch, groups, codes),
                 other => unreachable!("{other} bits are refused before anything is coded"),
             }
@@ -96,11 +96,11 @@ pub(super) fn code_groups(
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "functions compiled for AVX2")]
         // SAFETY: this `Processor` exists only where it was detected.
-        Processor::Avx2 => unsafe { at_bits!(avx2, stream) },
+        Processor::Avx2 => unsafe { at_bits!(avx2) },
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "functions compiled for AVX-512")]
         // SAFETY: as above.
-        Processor::Avx512 => unsafe { at_bits!(avx512, stream) },
+        Processor::Avx512 => unsafe { at_bits!(avx512) },
     }
 }
 

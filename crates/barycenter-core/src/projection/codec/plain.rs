@@ -1,6 +1,4 @@
-//! The loops over a group's elements, for any processor; the compiler makes registers of the lanes.
-
-#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+//! The loops over a group's elements, for processors without kernels of their own; the compiler makes registers of the lanes.
 
 use std::mem::MaybeUninit;
 
@@ -14,9 +12,14 @@ use crate::{
     projection::packing,
 };
 
-/// As [`Batch::code`].
-#[inline(always)]
-pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
+/// As [`Batch::code`]; never past the caches, which not every processor can.
+#[inline]
+pub(super) fn code<const BITS: usize>(
+    batch: &mut Batch,
+    groups: &[Group<'_>],
+    codes: &mut [MaybeUninit<u8>],
+    _stream: bool,
+) {
     batch.code::<BITS>(
         groups,
         codes,
@@ -29,13 +32,13 @@ pub(super) fn code<const BITS: usize>(batch: &mut Batch, groups: &[Group<'_>], c
 }
 
 /// Codes at 32 bits, where the deviations are their own codes.
-#[inline(always)]
+#[inline]
 pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
     batch.copy(groups, codes, (deviate, scale));
 }
 
 /// Values less their centre, and the largest magnitude of these as the bits of it.
-#[inline(always)]
+#[inline]
 pub(super) fn deviate(group: &Group<'_>, values: &mut Reconstruction) -> i32 {
     for ((d, value), centre) in values.iter_mut().zip(group.values).zip(group.centre) {
         *d = value - centre;
@@ -44,7 +47,7 @@ pub(super) fn deviate(group: &Group<'_>, values: &mut Reconstruction) -> i32 {
 }
 
 /// Multiplies values and returns the sum of their squares.
-#[inline(always)]
+#[inline]
 pub(super) fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
     let mut squares = [0.0; LANES];
     for values in values.as_chunks_mut::<LANES>().0 {
@@ -57,7 +60,7 @@ pub(super) fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
 }
 
 /// Tries values under one over the first step, and the second where asked; their codes are left to [`pack`].
-#[inline(always)]
+#[inline]
 pub(super) fn attempt<const BITS: usize>(
     values: &Reconstruction,
     (inverses, both): ([f32; STEPS], bool),
@@ -68,7 +71,7 @@ pub(super) fn attempt<const BITS: usize>(
         prefetch(ahead.wrapping_add(line));
     }
     let mut found = Attempts { lengths: [0.0; STEPS], products: [0.0; STEPS] };
-    // One after the other: the sums of both would not stay in the registers of AVX2.
+    // One after the other: the sums of both would not stay in registers.
     for (step, inverse) in inverses.into_iter().enumerate().take(if BITS > 1 && both { STEPS } else { 1 }) {
         (found.lengths[step], found.products[step]) = sums::<BITS>(values, inverse);
     }
@@ -76,7 +79,7 @@ pub(super) fn attempt<const BITS: usize>(
 }
 
 /// Sums of the squared levels and of levels times values.
-#[inline(always)]
+#[inline]
 fn sums<const BITS: usize>(values: &Reconstruction, inverse: f32) -> (f64, f64) {
     let (mut lengths, mut products) = ([0f32; LANES], [0f32; LANES]);
     for values in values.as_chunks::<LANES>().0 {
@@ -90,13 +93,13 @@ fn sums<const BITS: usize>(values: &Reconstruction, inverse: f32) -> (f64, f64) 
 }
 
 /// Packs the codes of values under one over a step.
-#[inline(always)]
+#[inline]
 fn pack<const BITS: usize>(values: &Reconstruction, inverse: f32, into: &mut [u8]) {
     packing::pack::<BITS>(|element| whole::<BITS>(values[element], inverse) as u32, into);
 }
 
 /// The code of a value under a step, of which `inverse` is the reciprocal.
-#[inline(always)]
+#[inline]
 fn whole<const BITS: usize>(value: f32, inverse: f32) -> i32 {
     let half = half_levels(BITS);
     // Truncation of a number that is not negative is its floor, and needs no call where `floor` would.
@@ -109,7 +112,7 @@ fn whole<const BITS: usize>(value: f32, inverse: f32) -> i32 {
 }
 
 /// The mean of the rows, each column by itself.
-#[inline(always)]
+#[inline]
 pub(super) fn mean(rows: &[&[f32]], into: &mut [f32]) {
     for (strip, into) in into.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let mut totals = [0.0; LANES];
