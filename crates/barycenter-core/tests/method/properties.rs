@@ -40,8 +40,10 @@ proptest! {
         let pairs = weights.iter().zip(projection.centre());
         let moved: Vec<Vec<f32>> = pairs.map(|(w, c)| w.iter().zip(c).map(|(w, c)| w - c).collect()).collect();
         let right = dot(&g, &moved);
-        let scale = dot(&g, &g).sqrt() * dot(&moved, &moved).sqrt();
-        prop_assert!((left - right).abs() < 1e-6 * scale, "{left} {right}");
+        // Weights are rounded to f32 where they are: of a step that is small beside the centre more is lost than of a large one.
+        let centre = projection.centre();
+        let bound = 1e-6 * dot(&moved, &moved).sqrt() + 1e-8 * dot(&centre, &centre).sqrt();
+        prop_assert!((left - right).abs() < bound * dot(&g, &g).sqrt(), "{left} {right}");
     }
 
     #[test]
