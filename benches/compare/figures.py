@@ -135,9 +135,10 @@ def merge(machine, _data):
         rows.append(failed("merge, against mergekit linear", "MERGEKIT does not name its program"))
     rows.append(times_faster("merge, against a torch loop, s", seconds, peers["torch loop"]["seconds"], 1.8))
     cold = by_figure(machine.lines(machine.ours("bench_merge", machine.folder, 2, 6, 1000, 2, "cold")))
-    floor = cold["read files once"]["seconds"] + cold["write one file"]["seconds"]
-    figure = "merge of 6 x 1 GB, cold, bytes/s of read cold + write"
-    rows.append(at_least(figure, 1 / cold["merge"]["seconds"], 1 / floor, 0.9))
+    seconds, read = cold["merge"]["seconds"], cold["read files once"]["seconds"]
+    rows.append(at_least("merge of 6 x 1 GB, cold, bytes/s of reading the files cold", 1 / seconds, 1 / read, 0.9))
+    floor = read + cold["write one file"]["seconds"]
+    rows.append(at_least("merge of 6 x 1 GB, cold, bytes/s of read cold + write", 1 / seconds, 1 / floor, 0.9))
     return rows
 
 
