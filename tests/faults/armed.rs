@@ -30,6 +30,11 @@ impl Armed {
         Self { point, action, folder }
     }
 
+    /// Holds a worker in the middle of its first fit, however fast that is, until it is released or dies.
+    pub fn mid_fit(folder: PathBuf) -> Self {
+        Self::new(Point::WorkerFitting, Action::Hold, folder)
+    }
+
     pub fn environment(&self) -> [(&'static str, String); 2] {
         let action = match self.action {
             Action::Kill => "kill",

@@ -6,6 +6,7 @@ use barycenter::domain::clock::{Clock as _, SystemClock};
 use barycenter_api::AttemptState;
 
 use crate::{
+    armed::Armed,
     audit::{self, Audit},
     cluster::Process,
     inputs,
@@ -39,8 +40,8 @@ fn minutes_off(offset: &str) -> i64 {
     ((seen - SystemClock.now().timestamp()) as f64 / 60.0).round() as i64
 }
 
-fn worker(world: &World, name: &str, offset: &str) -> Process {
-    let mut all = world.worker_environment(name, world.address, None);
+fn worker(world: &World, name: &str, offset: &str, armed: Option<&Armed>) -> Process {
+    let mut all = world.worker_environment(name, world.address, armed);
     all.extend(environment(offset));
     Process::start(&["worker"], &all)
 }
@@ -60,17 +61,20 @@ async fn a_clock_that_is_an_hour_off_changes_neither_leases_nor_numbers() {
     right.kill();
     for (first, second) in [("+1h", "-1h"), ("-1h", "+1h")] {
         // Alone, it keeps its lease to the end, although its fit takes longer than a lease lasts.
-        let alone = worker(&world, &format!("alone{first}"), first);
+        let alone = worker(&world, &format!("alone{first}"), first, None);
         let kept = world.client.submit_job(&spec).await.unwrap();
         let kept = world.until_terminal(kept.job_id).await;
         let attempts: Vec<_> = kept.attempts.iter().map(|attempt| attempt.state).collect();
         assert_eq!(attempts, [AttemptState::Succeeded], "{kept:?}");
+        alone.kill();
 
         // Killed, it loses it to one whose clock is off the other way, which goes on from the same state.
         let lost = world.client.submit_job(&spec).await.unwrap();
+        let held = Armed::mid_fit(world.path(&format!("marks{first}")));
+        let held = worker(&world, &format!("held{first}"), first, Some(&held));
         world.until_mid_fit(lost.job_id).await;
-        alone.kill();
-        let other = worker(&world, &format!("other{second}"), second);
+        held.kill();
+        let other = worker(&world, &format!("other{second}"), second, None);
         let lost = world.until_terminal(lost.job_id).await;
         other.kill();
         let attempts: Vec<_> = lost.attempts.iter().map(|attempt| attempt.state).collect();

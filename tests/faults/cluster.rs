@@ -11,6 +11,8 @@ use sqlx::{ConnectOptions as _, PgPool};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::{armed::Armed, world};
+
 /// How long a test waits for what must come; far above what it takes.
 const PATIENCE: Duration = Duration::from_mins(4);
 
@@ -137,15 +139,17 @@ impl Cluster {
         Process::start(&["worker"], &environment)
     }
 
-    /// Waits until the fit of a job has taken some steps and is far from its end; returns the steps.
-    pub async fn until_mid_fit(&self, job_id: Uuid) -> u64 {
-        self.until("the job is in the middle of its fit", async || {
-            let job = self.client.find_job(job_id, None).await.ok()?;
-            assert!(!job.state.is_terminal(), "the job ended before it could be disturbed: {job:?}");
-            let progress = job.progress?;
-            (progress.phase == barycenter_api::Phase::Fit && progress.done > 10).then_some(progress.done)
-        })
-        .await
+    /// Starts a worker that is held in the middle of its first fit.
+    pub fn worker_held_mid_fit(&self, name: &str) -> (Process, Armed) {
+        let armed = Armed::mid_fit(self.folder.path().join(format!("marks-{name}")));
+        let threads = std::thread::available_parallelism().unwrap().get();
+        let told = [("BARYCENTER_THREADS", threads.to_string())].into_iter().chain(armed.environment());
+        (self.worker_with(name, told), armed)
+    }
+
+    /// Waits until a job is held in the middle of its fit and the server knows how far it is.
+    pub async fn until_mid_fit(&self, job_id: Uuid) {
+        world::until_mid_fit(&self.client, job_id).await;
     }
 
     pub async fn until_terminal(&self, job_id: Uuid) -> Job {

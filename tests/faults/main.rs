@@ -39,7 +39,7 @@ async fn a_job_whose_worker_was_killed_ends_with_the_coefficients_of_an_undistur
     let spec = inputs::push(&cluster).await;
 
     let disturbed = inputs::submit(&cluster, &spec).await;
-    let first = cluster.worker("first");
+    let (first, _held) = cluster.worker_held_mid_fit("first");
     cluster.until_mid_fit(disturbed.job_id).await;
     first.kill();
     let _second = cluster.worker("second");
@@ -66,9 +66,10 @@ async fn a_job_outlives_a_server_that_is_killed_in_the_middle_of_it(pool: PgPool
     let server = cluster.serve().await;
     let spec = inputs::push(&cluster).await;
     let job = inputs::submit(&cluster, &spec).await;
-    let _worker = cluster.worker("only");
+    let (_worker, held) = cluster.worker_held_mid_fit("only");
     cluster.until_mid_fit(job.job_id).await;
     server.kill();
+    held.release();
     let _server = cluster.serve().await;
     let job = cluster.until_terminal(job.job_id).await;
     assert_eq!(job.state, JobState::Succeeded, "{job:?}");
@@ -82,11 +83,12 @@ async fn a_drained_worker_ends_its_job_and_then_itself(pool: PgPool) {
     let spec = inputs::push(&cluster).await;
     let job = inputs::submit(&cluster, &spec).await;
     let waiting = inputs::submit(&cluster, &spec).await;
-    let worker = cluster.worker("drained");
+    let (worker, held) = cluster.worker_held_mid_fit("drained");
     cluster.until_mid_fit(job.job_id).await;
     let known = cluster.client.list_workers(&ListQuery::default()).await.unwrap().items;
     assert_eq!((known[0].name.as_str(), known[0].job_id), ("drained", Some(job.job_id)));
     cluster.client.drain_worker(known[0].worker_id).await.unwrap();
+    held.release();
     assert!(worker.succeeds().await, "it ends by itself");
     assert_eq!(cluster.until_terminal(job.job_id).await.state, JobState::Succeeded);
     assert_eq!(cluster.client.find_job(waiting.job_id, None).await.unwrap().state, JobState::Queued);
@@ -104,9 +106,10 @@ async fn a_real_fit_stops_when_its_job_is_cancelled(pool: PgPool) {
     let _server = cluster.serve().await;
     let spec = inputs::push(&cluster).await;
     let job = inputs::submit(&cluster, &spec).await;
-    let _worker = cluster.worker("only");
+    let (_worker, held) = cluster.worker_held_mid_fit("only");
     cluster.until_mid_fit(job.job_id).await;
     cluster.client.cancel_job(job.job_id).await.unwrap();
+    held.release();
     let job = cluster.until_terminal(job.job_id).await;
     assert_eq!((job.state, job.attempts[0].state), (JobState::Cancelled, AttemptState::Cancelled));
 }

@@ -47,11 +47,12 @@ impl Scene {
     async fn cut_off(&mut self, link: fn(&World) -> &Link, flow: Flow, step: i64) {
         let world = &self.world;
         let job = world.client.submit_job(&self.spec).await.unwrap();
-        let worker = world.worker(&format!("worker-{step}"), None);
+        let (worker, held) = world.worker_held_mid_fit(&format!("worker-{step}"));
         world.until_mid_fit(job.job_id).await;
         let upload = Upload::begin(world, step).await;
 
         link(world).set(flow);
+        held.release();
         let outage = tokio::time::sleep(outage());
         upload.send_the_rest();
         if flow == Flow::Cut {

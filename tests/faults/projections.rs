@@ -128,6 +128,20 @@ async fn run(cluster: &Cluster, worker: &str, spec: &JobSpec) -> (Job, Projectio
     ended(cluster, &job).await
 }
 
+/// The same; the worker is there until the server has so many projections.
+async fn run_and_share(
+    cluster: &Cluster,
+    worker: &str,
+    spec: &JobSpec,
+    count: usize,
+) -> (Job, ProjectionReport, CoefficientTable) {
+    let _worker = cluster.worker(worker);
+    let job = inputs::submit(cluster, spec).await;
+    let ended = ended(cluster, &job).await;
+    until_shared(cluster, count).await;
+    ended
+}
+
 /// Files of the projections in a worker's cache.
 fn files(cluster: &Cluster, worker: &str) -> Vec<std::path::PathBuf> {
     let folder = cluster.folder.path().join(format!("cache-{worker}/projections"));
@@ -148,7 +162,7 @@ async fn a_worker_without_a_cache_takes_up_a_killed_ones_fit_along_the_projectio
     let _server = cluster.serve().await;
     let spec = push(&cluster, 200).await;
     let job = inputs::submit(&cluster, &spec).await;
-    let first = cluster.worker("first");
+    let (first, _held) = cluster.worker_held_mid_fit("first");
     cluster.until_mid_fit(job.job_id).await;
     until_shared(&cluster, 1).await;
     first.kill();
@@ -174,14 +188,13 @@ async fn a_job_ends_with_the_same_bits_whichever_way_its_projection_was_come_by(
     let cluster = Cluster::new(&pool);
     let _server = cluster.serve().await;
     let spec = push(&cluster, 100).await;
-    let first_worker = cluster.worker("extends");
-    let first = inputs::submit(&cluster, &spec).await;
-    let (first, built, _) = ended(&cluster, &first).await;
+    let (first, built, _) = run_and_share(&cluster, "extends", &spec, 1).await;
     assert_eq!(built.source, ProjectionSource::Built);
     let next = extending(&cluster, &spec, &first).await;
 
     // Extended from the worker's own cache, killed in the middle of the fit and taken up by one that fetches what it shared.
     let disturbed = inputs::submit(&cluster, &next).await;
+    let (first_worker, _held) = cluster.worker_held_mid_fit("extends");
     cluster.until_mid_fit(disturbed.job_id).await;
     until_shared(&cluster, 2).await;
     first_worker.kill();
@@ -199,15 +212,14 @@ async fn a_job_ends_with_the_same_bits_whichever_way_its_projection_was_come_by(
     holder.kill();
     let file = cluster.folder.path().join("cache-extends/projections").join(&cached.1.projection_key);
     std::fs::remove_file(file).unwrap();
-    let (_, extended, same) = run(&cluster, "extends", &next).await;
+    let (_, extended, same) = run_and_share(&cluster, "extends", &next, 1).await;
     assert_eq!((extended.source, extended.fetched, extended.revisions), (ProjectionSource::Extended, false, 1));
     assert_eq!(extended.extended_from.as_ref(), Some(&built.projection_key));
     assert_eq!(same, expected);
 
     // From the beginning, where nobody has anything.
-    until_shared(&cluster, 1).await;
     forget(&cluster, |_| true).await;
-    let (_, replayed, same) = run(&cluster, "replays", &next).await;
+    let (_, replayed, same) = run_and_share(&cluster, "replays", &next, 1).await;
     assert_eq!((replayed.source, replayed.revisions, replayed.unfollowed), (ProjectionSource::Built, 1, false));
     assert_eq!(same, expected);
 
@@ -216,7 +228,6 @@ async fn a_job_ends_with_the_same_bits_whichever_way_its_projection_was_come_by(
     let mut bytes = std::fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    until_shared(&cluster, 1).await;
     let (_, instead, same) = run(&cluster, "replays", &next).await;
     assert_eq!((instead.source, same), (ProjectionSource::Fetched, expected.clone()));
 }
@@ -239,11 +250,11 @@ async fn a_projection_that_drifted_is_built_anew_by_every_worker_and_extended_fr
     assert_eq!(drifted.drifted, std::slice::from_ref(&drifted.projection_key));
     let (_, early, expected) = ended(&cluster, &early).await;
     assert_eq!((early.source, early.revisions), (ProjectionSource::Extended, 1));
+    until_shared(&cluster, 3).await;
     worker.kill();
 
     // Known to have drifted: the same projection under the same key, which rests on nothing before that one.
     let late = extending_to(&cluster, &spec, &drifted_job, NEAR_THOSE).await;
-    until_shared(&cluster, 3).await;
     forget(&cluster, |_| true).await;
     let (job, late, coefficients) = run(&cluster, "second", &late).await;
     assert_eq!(
@@ -262,8 +273,7 @@ async fn a_projection_whose_past_was_deleted_is_built_of_its_candidates_alone(po
     let cluster = Cluster::new(&pool);
     let _server = cluster.serve().await;
     let spec = push(&cluster, 4).await;
-    let (first, built, _) = run(&cluster, "first", &spec).await;
-    until_shared(&cluster, 1).await;
+    let (first, built, _) = run_and_share(&cluster, "first", &spec, 1).await;
     let next = extending(&cluster, &spec, &first).await;
     let job = inputs::submit(&cluster, &next).await;
     forget(&cluster, |key| key == built.projection_key).await;

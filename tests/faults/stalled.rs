@@ -48,9 +48,10 @@ async fn a_sleeper_is_fenced(what: &'static str, at_finish: bool) {
 }
 
 async fn stalled_mid_fit(world: &World, job: &Job) -> Process {
-    let sleeper = world.worker("sleeper", None);
+    let (sleeper, held) = world.worker_held_mid_fit("sleeper");
     world.until_mid_fit(job.job_id).await;
     sleeper.stall();
+    held.release();
     sleeper
 }
 

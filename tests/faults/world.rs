@@ -173,15 +173,15 @@ impl World {
         self.store = Some(store::start(&self.path("store"), self.store_address).await);
     }
 
-    /// Waits until the fit of a job has taken some steps and is far from its end.
+    /// Starts a worker that is held in the middle of its first fit.
+    pub fn worker_held_mid_fit(&self, name: &str) -> (Process, Armed) {
+        let armed = Armed::mid_fit(self.path(&format!("marks-{name}")));
+        (self.worker(name, Some(&armed)), armed)
+    }
+
+    /// Waits until a job is held in the middle of its fit and the server knows how far it is.
     pub async fn until_mid_fit(&self, job_id: Uuid) {
-        until("the job is in the middle of its fit", async || {
-            let job = self.client.find_job(job_id, None).await.ok()?;
-            assert!(!job.state.is_terminal(), "the job ended before it could be disturbed: {job:?}");
-            let progress = job.progress?;
-            (progress.phase == barycenter_api::Phase::Fit && progress.done > 10).then_some(())
-        })
-        .await;
+        until_mid_fit(&self.client, job_id).await;
     }
 
     pub async fn until_terminal(&self, job_id: Uuid) -> Job {
@@ -201,6 +201,17 @@ async fn start_postgres(folder: PathBuf) -> PrivatePostgres {
     // Flushed: what was committed has to be there after a kill.
     let start = move || PrivatePostgres::start(Path::new(&folder), Options { fsync: true }).unwrap();
     tokio::task::spawn_blocking(start).await.unwrap()
+}
+
+/// Waits until the server knows that a job is in its fit; a worker that is held there is what keeps it from ending first.
+pub async fn until_mid_fit(client: &Client, job_id: Uuid) {
+    until("the job is in the middle of its fit", async || {
+        let job = client.find_job(job_id, None).await.ok()?;
+        assert!(!job.state.is_terminal(), "the job ended before it could be disturbed: {job:?}");
+        let progress = job.progress?;
+        (progress.phase == barycenter_api::Phase::Fit && progress.done > 10).then_some(())
+    })
+    .await;
 }
 
 /// Asks again and again until there is an answer.
