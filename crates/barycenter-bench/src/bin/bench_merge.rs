@@ -7,7 +7,12 @@
 //! own. `held_bytes` is what the process held at most meanwhile, without mapped pages of files. With `cold` the system's copy of
 //! the files is dropped before every reading and merge.
 
-use std::{fs::File, io::Write as _, path::Path, process::Command};
+use std::{
+    fs::File,
+    io::{ErrorKind, Write as _},
+    path::Path,
+    process::Command,
+};
 
 use barycenter_bench::{
     checkpoints::{self, Arguments, RUN, report, seconds},
@@ -50,7 +55,10 @@ fn measure(arguments: &Arguments, paths: &[std::path::PathBuf]) {
         read = read.min(seconds(|| checkpoints::read_files(paths)));
         cool();
         mapped = mapped.min(seconds(|| checkpoints::read_maps(paths)));
+        // Both write a new file: cutting off an old one of this size takes as long as writing it.
+        remove(&out);
         write = write.min(seconds(|| write_file(&out, size)));
+        remove(&out);
         cool();
         merged = merged.min(seconds(|| size = merge_files(paths, &out)));
         cool();
@@ -58,7 +66,7 @@ fn measure(arguments: &Arguments, paths: &[std::path::PathBuf]) {
         checked = checked.min(seconds(|| check_finite(&candidates, &names)));
     }
     let held = held.bytes() as f64;
-    let _ = std::fs::remove_file(&out);
+    remove(&out);
     let bytes: u64 = paths.iter().filter_map(|path| path.metadata().ok()).map(|metadata| metadata.len()).sum();
     report("read files once", read, bytes, &[]);
     report("read maps once", mapped, bytes, &[("ratio_of_read", read / mapped)]);
@@ -66,6 +74,12 @@ fn measure(arguments: &Arguments, paths: &[std::path::PathBuf]) {
     let floor = read.min(mapped) + write;
     report("merge", merged, bytes + size, &[("ratio", floor / merged), ("held_bytes", held)]);
     report("check for NaN", checked, bytes, &[("ratio", read.min(mapped) / checked)]);
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{}: {error}", path.display());
+    }
 }
 
 /// Drops the system's copy of a file.

@@ -1,29 +1,23 @@
 //! Checkpoints opened for reading.
 
-use std::{collections::HashMap, fs::File, io::Write, ops::Range, path::Path, sync::Arc};
+use std::{collections::HashMap, io::Write, ops::Range, path::Path, sync::Arc};
 
 use super::{
     DEFAULT_HEADER_LIMIT, Dtype, Layout, TensorLayout, TensorSpec, Writer, Written,
     layout::shown,
     numbers::{decode_f32, decode_f64},
+    source::{Source, Stored},
 };
 use crate::{Error, Result};
 
 /// A checkpoint whose headers have been checked; tensors are read where they lie, in one file or in several.
 #[derive(Debug)]
 pub struct CheckpointFile {
-    sources: Vec<Arc<Bytes>>,
+    sources: Vec<Arc<Source>>,
     layout: Layout,
     /// Where each tensor of the layout lies.
     places: Vec<Place>,
     index: HashMap<String, usize>,
-}
-
-/// Bytes that tensors lie in.
-#[derive(Debug)]
-pub(super) enum Bytes {
-    Mapped(memmap2::Mmap),
-    Held(Vec<u8>),
 }
 
 /// Bytes of one tensor.
@@ -44,7 +38,7 @@ impl CheckpointFile {
     /// [`Error::Io`] where it cannot be opened, [`Error::Corrupt`] as [`Layout::of_file`], naming the path.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::of_source(Bytes::map(path)?).map_err(|e| e.in_file(path))
+        Self::of_source(Source::open(path)?).map_err(|e| e.in_file(path))
     }
 
     /// Takes a safetensors file that lies in memory and checks its header and size.
@@ -52,11 +46,11 @@ impl CheckpointFile {
     /// # Errors
     /// [`Error::Corrupt`] as [`Layout::of_file`].
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
-        Self::of_source(Bytes::Held(bytes))
+        Self::of_source(Source::Held(bytes))
     }
 
-    pub(super) fn of_source(bytes: Bytes) -> Result<Self> {
-        let layout = Layout::of_file(bytes.as_slice(), DEFAULT_HEADER_LIMIT)?;
+    pub(super) fn of_source(source: Source) -> Result<Self> {
+        let layout = Layout::of_file(source.as_slice(), DEFAULT_HEADER_LIMIT)?;
         // The size of the file was checked against the layout, so the ranges lie inside and fit a usize.
         let place = |tensor: &TensorLayout| Place {
             source: 0,
@@ -64,11 +58,11 @@ impl CheckpointFile {
                 ..(layout.header_bytes + tensor.range.end) as usize,
         };
         let places = layout.tensors.iter().map(place).collect();
-        Ok(Self::assemble(vec![Arc::new(bytes)], layout, places))
+        Ok(Self::assemble(vec![Arc::new(source)], layout, places))
     }
 
     /// From tensors with their places; all names differ, and a place has the bytes that its tensor needs.
-    pub(super) fn assemble(sources: Vec<Arc<Bytes>>, layout: Layout, places: Vec<Place>) -> Self {
+    pub(super) fn assemble(sources: Vec<Arc<Source>>, layout: Layout, places: Vec<Place>) -> Self {
         let index = layout.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         Self { sources, layout, places, index }
     }
@@ -137,6 +131,15 @@ impl CheckpointFile {
         Ok(self.bytes_of(self.tensor(name)?))
     }
 
+    /// The same, for whoever goes through them in order.
+    ///
+    /// # Errors
+    /// As [`CheckpointFile::bytes`].
+    pub(crate) fn stored(&self, name: &str) -> Result<Stored<'_>> {
+        let place = self.place_of(self.tensor(name)?);
+        Ok(Stored::new(&self.sources[place.source], place.range.clone()))
+    }
+
     /// A floating-point tensor as f32, rounded to nearest where it is stored wider.
     ///
     /// # Errors
@@ -180,8 +183,12 @@ impl CheckpointFile {
 
     /// Bytes of a tensor of this checkpoint's layout.
     pub(super) fn bytes_of(&self, tensor: &TensorLayout) -> &[u8] {
-        let place = &self.places[self.index[&tensor.name]];
+        let place = self.place_of(tensor);
         &self.sources[place.source].as_slice()[place.range.clone()]
+    }
+
+    fn place_of(&self, tensor: &TensorLayout) -> &Place {
+        &self.places[self.index[&tensor.name]]
     }
 
     fn elements(&self, tensor: &TensorLayout, range: Range<usize>) -> Result<&[u8]> {
@@ -194,30 +201,5 @@ impl CheckpointFile {
             let (name, held) = (shown(&tensor.name), tensor.elements());
             Error::input(format!("tensor `{name}` has {held} elements, not {}", range.end))
         })
-    }
-}
-
-impl Bytes {
-    /// Maps a file, which must not be changed while it is open.
-    pub(super) fn map(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        let metadata = file.metadata().map_err(|e| Error::io(path, e))?;
-        if !metadata.is_file() {
-            return Err(Error::input(format!("{}: not a regular file", path.display())));
-        }
-        if metadata.len() == 0 {
-            return Err(Error::corrupt(format!("{}: the file is empty", path.display())));
-        }
-        #[expect(unsafe_code, reason = "a map is sound while nobody changes the file: callers open files they own")]
-        // SAFETY: the file is opened for reading only, and the contract above leaves it unchanged while it is open.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        Ok(Self::Mapped(map))
-    }
-
-    pub(super) fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Held(bytes) => bytes,
-        }
     }
 }

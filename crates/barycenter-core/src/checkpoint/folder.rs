@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{CheckpointFile, DEFAULT_HEADER_LIMIT, Index, file::Bytes, layout::shown, pytorch};
+use super::{CheckpointFile, DEFAULT_HEADER_LIMIT, Index, layout::shown, pytorch, source::Source};
 use crate::{Error, Result};
 
 /// Names under which a folder holds its checkpoint, the first that is there counts; then the only file of a known kind.
@@ -103,7 +103,7 @@ fn open_shards(path: &Path, options: &OpenOptions) -> Result<CheckpointFile> {
 
 fn open_file(path: &Path, options: &OpenOptions) -> Result<CheckpointFile> {
     if is_pytorch(&first_bytes(path)?) {
-        return pytorch::read(Bytes::map(path)?, options.key.as_deref()).map_err(|e| e.in_file(path));
+        return pytorch::read(Source::open(path)?, options.key.as_deref()).map_err(|e| e.in_file(path));
     }
     if options.key.is_some() {
         let what = format!("{}: a safetensors file has no keys to choose from", path.display());

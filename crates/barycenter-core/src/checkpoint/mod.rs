@@ -15,6 +15,7 @@ mod layout;
 pub(crate) mod numbers;
 mod pytorch;
 mod sharded;
+mod source;
 mod writer;
 
 pub use candidates::{check_candidates, check_finite, check_layouts};
@@ -24,4 +25,5 @@ pub use folder::{Carried, FolderFiles, OpenOptions, carried, folder_files, needs
 pub use index::Index;
 pub use layout::{DEFAULT_HEADER_LIMIT, Layout, TensorLayout, header_length, layout_digest};
 pub use sharded::Shards;
+pub(crate) use source::Stored;
 pub use writer::{TensorSpec, Writer, Written};

@@ -9,17 +9,21 @@
 mod kernels;
 pub mod lora;
 mod plan;
+mod reading;
 mod stream;
 pub mod weights;
 
-use std::{collections::BTreeMap, io::Write};
+use std::{collections::BTreeMap, io::Write, time::Instant};
 
 pub use self::plan::MergePlan;
-use self::stream::{Piece, Source};
+use self::{
+    reading::Reading,
+    stream::{Piece, Source},
+};
 use crate::{
     Error, Result,
     blocks::Blocks,
-    checkpoint::{CheckpointFile, Dtype, TensorLayout, TensorSpec, Writer, Written, numbers::encode_f64},
+    checkpoint::{CheckpointFile, Dtype, Stored, TensorLayout, TensorSpec, Writer, Written, numbers::encode_f64},
 };
 
 /// What becomes of one tensor.
@@ -60,12 +64,13 @@ pub fn policies(reference: &CheckpointFile, averaged: &[String], blocks: &Blocks
 ///
 /// `coefficients` is candidate-major, (n, L): one weight a candidate where L is 1. `policies` says what becomes of each
 /// tensor. `on_tensor` is called with (tensors done, tensors in all) and may end the merge with an error. The output is
-/// made and written in pieces, one being written while all threads make the next; two pieces of 1 MiB are held.
+/// made and written in pieces, one being written while all threads make the next; two pieces of 1 MiB are held, and each thread may
+/// hold 512 KiB of the candidates, or a page of each where those are more.
 ///
 /// # Errors
 /// [`Error::Input`] where there is no candidate, the coefficients do not fit, `dtype` is no floating-point type, a tensor has
 /// no policy or cannot be averaged;
-/// [`Error::Io`] where the output refuses; what `on_tensor` returns.
+/// [`Error::Io`] where the output refuses or a candidate cannot be read; what `on_tensor` returns.
 pub fn merge<W: Write + Send>(
     candidates: &[CheckpointFile],
     coefficients: &[f64],
@@ -93,12 +98,16 @@ pub fn merge<W: Write + Send>(
     });
     let mut writer = Writer::new(output, specs.clone(), &reference.layout().metadata)?;
     let (mut pieces, mut done) = (stream::pieces(sources), 0);
-    let (mut written, mut room) = (Piece::default(), Vec::new());
+    let (mut written, mut room, mut reading) = (Piece::default(), Vec::new(), Reading::new());
     loop {
         let next = pieces.next().transpose()?;
         let is_last = next.is_none();
-        let (made, result) = rayon::join(|| next.map(|piece| piece.made(room)), || written.write(&mut writer));
+        let begun = Instant::now();
+        let make = || next.map(|piece| piece.made(room, &reading)).transpose();
+        let (made, result) = rayon::join(make, || written.write(&mut writer));
         result?;
+        let made = made?;
+        reading.note(begun.elapsed());
         for _ in 0..written.tensors_ended() {
             done += 1;
             on_tensor(done, tensors.len())?;
@@ -130,7 +139,7 @@ fn source<'a>(
     let name = &tensor.name;
     let weights = match policies.get(name).ok_or_else(|| Error::input(format!("tensor `{name}` has no policy")))? {
         Policy::Copy => {
-            let stored = candidates[candidates.len() - 1].bytes(name)?;
+            let stored = candidates[candidates.len() - 1].stored(name)?;
             if output == tensor.dtype {
                 return Ok(Source::Stored(stored));
             }
@@ -197,7 +206,7 @@ fn weighted_values(candidates: &[&CheckpointFile], name: &str, weights: &[f64]) 
 }
 
 /// The rows of a tensor that is averaged, as stored, one a candidate.
-fn rows<'a>(candidates: &'a [CheckpointFile], tensor: &TensorLayout, weights: &[f64]) -> Result<Vec<&'a [u8]>> {
+fn rows<'a>(candidates: &'a [CheckpointFile], tensor: &TensorLayout, weights: &[f64]) -> Result<Vec<Stored<'a>>> {
     check(tensor)?;
     if weights.len() != candidates.len() {
         let (n, held) = (candidates.len(), weights.len());
@@ -208,7 +217,7 @@ fn rows<'a>(candidates: &'a [CheckpointFile], tensor: &TensorLayout, weights: &[
         if (other.dtype, &other.shape) != (tensor.dtype, &tensor.shape) {
             return Err(Error::input(format!("tensor `{}` is not the same in every candidate", tensor.name)));
         }
-        candidate.bytes(&tensor.name)
+        candidate.stored(&tensor.name)
     };
     candidates.iter().map(row).collect()
 }

@@ -4,54 +4,68 @@ use std::io::Write;
 
 use rayon::prelude::*;
 
-use super::kernels::{average, average_as};
+use super::{
+    kernels::{average, average_as},
+    reading::Reading,
+};
 use crate::{
     Result,
-    checkpoint::{Dtype, TensorLayout, Writer},
+    checkpoint::{Dtype, Stored, TensorLayout, Writer},
     processor::Processor,
 };
 
 /// Bytes of a piece; a multiple of every element's size.
 const PIECE: usize = 1 << 20;
 
-/// Bytes made by one task.
+/// Bytes made by one task, at most.
 const TASK: usize = 1 << 16;
 
 /// Where the bytes of a tensor come from.
 pub(super) enum Source<'a> {
     /// They are those of the reference.
-    Stored(&'a [u8]),
+    Stored(Stored<'a>),
     /// They are these.
     Given(Vec<u8>),
     /// A weighted sum of the candidates' rows.
-    Average { dtype: Dtype, output: Dtype, rows: Vec<&'a [u8]>, weights: Vec<f64> },
+    Average { dtype: Dtype, output: Dtype, rows: Vec<Stored<'a>>, weights: Vec<f64> },
 }
 
 impl Source<'_> {
     fn len(&self) -> usize {
         match self {
-            Self::Stored(bytes) => bytes.len(),
+            Self::Stored(stored) => stored.bytes().len(),
             Self::Given(bytes) => bytes.len(),
             Self::Average { dtype, output, rows, .. } => {
-                rows.first().map_or(0, |row| row.len() / dtype.size() * output.size())
+                rows.first().map_or(0, |row| row.bytes().len() / dtype.size() * output.size())
             }
         }
     }
 
-    /// Makes the bytes from `start` on.
-    fn make(&self, start: usize, into: &mut [u8]) {
-        let range = start..start + into.len();
+    /// Bytes that one task makes.
+    fn task(&self, reading: &Reading) -> usize {
         match self {
-            Self::Stored(bytes) => into.copy_from_slice(&bytes[range]),
-            Self::Given(bytes) => into.copy_from_slice(&bytes[range]),
+            Self::Stored(_) | Self::Given(_) => TASK,
+            Self::Average { dtype, output, rows, .. } => reading.task(rows.len(), TASK) / dtype.size() * output.size(),
+        }
+    }
+
+    /// Makes the bytes from `start` on.
+    fn make(&self, start: usize, into: &mut [u8], reading: &Reading) -> Result<()> {
+        match self {
+            Self::Stored(stored) => stored.read(start, into),
+            Self::Given(bytes) => {
+                into.copy_from_slice(&bytes[start..start + into.len()]);
+                Ok(())
+            }
             Self::Average { dtype, output, rows, weights } => {
-                let [start, end] = [range.start, range.end].map(|place| place / output.size() * dtype.size());
-                let rows: Vec<&[u8]> = rows.iter().map(|row| &row[start..end]).collect();
-                if dtype == output {
-                    average(Processor::detected(), *dtype, &rows, weights, into);
-                } else {
-                    average_as(*output, *dtype, &rows, weights, into);
-                }
+                let [start, len] = [start, into.len()].map(|bytes| bytes / output.size() * dtype.size());
+                reading.read(rows, (start, len), |rows| {
+                    if dtype == output {
+                        average(Processor::detected(), *dtype, rows, weights, into);
+                    } else {
+                        average_as(*output, *dtype, rows, weights, into);
+                    }
+                })
             }
         }
     }
@@ -80,7 +94,7 @@ pub(super) struct Piece<'a> {
 
 impl Piece<'_> {
     /// With its bytes made, in memory that an earlier piece took.
-    pub(super) fn made(mut self, room: Vec<u8>) -> Self {
+    pub(super) fn made(mut self, room: Vec<u8>, reading: &Reading) -> Result<Self> {
         self.bytes = room;
         self.bytes.resize(self.parts.iter().map(|part| part.len).sum(), 0);
         let mut tasks = Vec::new();
@@ -88,11 +102,12 @@ impl Piece<'_> {
         for part in &self.parts {
             let (bytes, rest) = left.split_at_mut(part.len);
             left = rest;
-            let starts = (part.start..).step_by(TASK);
-            tasks.extend(starts.zip(bytes.chunks_mut(TASK)).map(|(start, bytes)| (&*part.source, start, bytes)));
+            let task = part.source.task(reading);
+            let starts = (part.start..).step_by(task);
+            tasks.extend(starts.zip(bytes.chunks_mut(task)).map(|(start, bytes)| (&*part.source, start, bytes)));
         }
-        tasks.into_par_iter().for_each(|(source, start, bytes)| source.make(start, bytes));
-        self
+        tasks.into_par_iter().try_for_each(|(source, start, bytes)| source.make(start, bytes, reading))?;
+        Ok(self)
     }
 
     /// Writes the parts in order.

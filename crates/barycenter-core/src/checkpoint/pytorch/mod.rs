@@ -16,7 +16,7 @@ mod state_dict;
 mod tensors;
 mod value;
 
-use super::{CheckpointFile, file::Bytes};
+use super::{CheckpointFile, source::Source};
 use crate::{Error, Result};
 use archive::Archive;
 use machine::Machine;
@@ -53,14 +53,14 @@ impl CheckpointFile {
     /// [`Error::Corrupt`] where it is not such a file or holds what cannot be taken, [`Error::Input`] where `key` leads nowhere or is
     /// needed.
     pub fn from_pytorch(bytes: Vec<u8>, key: Option<&str>) -> Result<Self> {
-        read(Bytes::Held(bytes), key)
+        read(Source::Held(bytes), key)
     }
 }
 
 /// Reads the state dict at `key`, or the only one.
-pub(super) fn read(bytes: Bytes, key: Option<&str>) -> Result<CheckpointFile> {
+pub(super) fn read(source: Source, key: Option<&str>) -> Result<CheckpointFile> {
     let (layout, held, places) = {
-        let file = bytes.as_slice();
+        let file = source.as_slice();
         check_form(file)?;
         let archive = Archive::parse(file)?;
         let prefix = archive.folder_of_pickle()?;
@@ -71,7 +71,7 @@ pub(super) fn read(bytes: Bytes, key: Option<&str>) -> Result<CheckpointFile> {
         let chosen = state_dict::find(&nodes, root, key)?;
         tensors::collect(&archive, prefix, file, &chosen, &mut budget)?
     };
-    let sources = std::iter::once(bytes).chain(held.into_iter().map(Bytes::Held)).map(Into::into).collect();
+    let sources = std::iter::once(source).chain(held.into_iter().map(Source::Held)).map(Into::into).collect();
     Ok(CheckpointFile::assemble(sources, layout, places))
 }
 
