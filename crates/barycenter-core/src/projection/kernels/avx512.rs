@@ -1,5 +1,4 @@
-//! The kernels for AVX-512 with VNNI: 64 bytes at a time. `reconstruct`, which waits for memory there, stays with AVX2 but for
-//! groups of 1 bit (`avx512_one_bit`).
+//! `project` for AVX-512 with VNNI, 64 bytes at a time; groups of 1 bit have their own kernel (`avx512_one_bit`).
 
 use std::arch::x86_64::{
     __m128i, __m256i, __m512, __m512i, _MM_HINT_T0, _mm_add_epi32, _mm_prefetch, _mm_srli_si128, _mm_storeu_si128,
@@ -57,7 +56,7 @@ const AHEAD: usize = 1024;
 /// Asks for as many bytes that come soon.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vnni")]
-fn ask_ahead(bytes: &[u8]) {
+pub(super) fn ask_ahead(bytes: &[u8]) {
     for line in (0..bytes.len()).step_by(64) {
         _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(line + AHEAD).cast());
     }
@@ -161,7 +160,7 @@ pub(super) fn add_half(sums: __m512, half: usize, first: bool, columns: &mut [f3
 
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vnni")]
-fn shifted_codes<const BITS: usize>(bytes: __m512i, code: usize) -> __m512i {
+pub(super) fn shifted_codes<const BITS: usize>(bytes: __m512i, code: usize) -> __m512i {
     match code * BITS {
         0 => bytes,
         2 => _mm512_srli_epi16::<2>(bytes),
@@ -194,7 +193,7 @@ fn load_digits<const BITS: usize>(digits: &Digits, vector: usize, code: usize, d
 
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vnni")]
-fn load_bytes<const BYTES: usize>(codes: &[u8; BYTES], vector: usize) -> __m512i {
+pub(super) fn load_bytes<const BYTES: usize>(codes: &[u8; BYTES], vector: usize) -> __m512i {
     let bytes: &[u8; 64] = codes[64 * vector..].first_chunk().expect("a register's worth of bytes");
     #[expect(unsafe_code, reason = "a load takes a pointer")]
     // SAFETY: the array has exactly the bytes that are read; no alignment is asked for.

@@ -13,6 +13,7 @@ use super::{
     super::GROUP,
     Packed, Target, avx2,
     avx512::{self, QUAD},
+    avx512_reconstruct,
     digits::{DIGITS, Digits},
     factors::{BLOCK, Block},
     project_tiles, reconstruct_tiles,
@@ -45,33 +46,37 @@ fn products(codes: &[u8], digits: &Digits, into: &mut [i32]) {
         let [a, b, c, d] = quad;
         avx512::prefetch(a, codes.len());
         avx512::prefetch(c, codes.len());
-        *into = avx512::halves(
-            products_of_two(joined(load(a), load(b)), digits),
-            products_of_two(joined(load(c), load(d)), digits),
-        );
+        let [first, second] = products_of_pairs([joined(load(a), load(b)), joined(load(c), load(d))], digits);
+        *into = avx512::halves(first, second);
     }
     for (candidate, into) in last.iter().zip(into_last) {
-        let sums = products_of_two(joined(load(candidate), load(candidate)), digits);
+        let [sums] = products_of_pairs([joined(load(candidate), load(candidate))], digits);
         *into = avx512::halves(sums, sums)[0];
     }
 }
 
-/// Sums of products of the candidates in both halves of a register, in the halves of the result.
+/// Sums of products of the candidates in both halves of each register, in the halves of the result.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vnni")]
-fn products_of_two(bytes: __m512i, digits: &Digits) -> __m512i {
-    let mut sums = [_mm512_setzero_si512(); DIGITS];
+#[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
+fn products_of_pairs<const R: usize>(bytes: [__m512i; R], digits: &Digits) -> [__m512i; R] {
+    let mut sums = [[_mm512_setzero_si512(); DIGITS]; R];
     for code in 0..CODES {
-        let codes = bit(bytes, code);
-        for (digit, sum) in sums.iter_mut().enumerate() {
+        for digit in 0..DIGITS {
             let plane: &[u32; 8] = digits.planes[(code * DIGITS + digit) * 8..].first_chunk().expect("a plane");
             #[expect(unsafe_code, reason = "a load takes a pointer")]
             // SAFETY: the array has exactly the words that are read; no alignment is asked for.
-            let plane = unsafe { _mm256_loadu_si256(plane.as_ptr().cast()) };
-            *sum = _mm512_dpbusd_epi32(*sum, codes, _mm512_broadcast_i64x4(plane));
+            let plane = _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(plane.as_ptr().cast()) });
+            for i in 0..R {
+                sums[i][digit] = _mm512_dpbusd_epi32(sums[i][digit], bit(bytes[i], code), plane);
+            }
         }
     }
-    _mm512_add_epi32(sums[0], _mm512_slli_epi32::<8>(sums[1]))
+    let mut whole = bytes;
+    for i in 0..R {
+        whole[i] = _mm512_add_epi32(sums[i][0], _mm512_slli_epi32::<8>(sums[i][1]));
+    }
+    whole
 }
 
 /// As [`reconstruct_tiles`].
@@ -81,7 +86,7 @@ pub(super) fn reconstruct(packed: &Packed<'_>, target: &mut Target<'_>) {
         packed,
         target,
         |codes, block, first, into| combine(codes, block, first, into),
-        |sums, centre, weights, stream| avx2::store(sums, centre, weights, stream),
+        |sums, centre, weights, stream| avx512_reconstruct::store(sums, centre, weights, stream),
     );
     if target.stream {
         // Stores past the caches are seen by other threads after this.

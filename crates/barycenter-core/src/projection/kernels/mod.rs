@@ -11,6 +11,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_one_bit;
+#[cfg(target_arch = "x86_64")]
+mod avx512_reconstruct;
 mod digits;
 mod factors;
 mod float;
@@ -248,6 +250,9 @@ fn reconstruct_chunk(processor: Processor, packed: &Packed<'_>, target: &mut Tar
         return unsafe {
             match (packed.bits, processor) {
                 (1, Processor::Avx512) => avx512_one_bit::reconstruct(packed, target),
+                (2, Processor::Avx512) => avx512_reconstruct::reconstruct::<2, 64>(packed, target),
+                (4, Processor::Avx512) => avx512_reconstruct::reconstruct::<4, 128>(packed, target),
+                (_, Processor::Avx512) => avx512_reconstruct::reconstruct::<8, 256>(packed, target),
                 (1, _) => avx2::reconstruct::<1, 32>(packed, target),
                 (2, _) => avx2::reconstruct::<2, 64>(packed, target),
                 (4, _) => avx2::reconstruct::<4, 128>(packed, target),
