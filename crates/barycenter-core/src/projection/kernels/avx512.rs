@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 };
 
 use super::{
-    Packed, avx2,
+    Packed, avx512_digits,
     digits::{DIGITS, Digits},
     project_tiles,
 };
@@ -25,7 +25,7 @@ pub(super) fn project<const BITS: usize, const BYTES: usize>(packed: &Packed<'_>
     project_tiles::<BITS>(
         packed,
         gradient,
-        |digits, gradient| avx2::fill::<BITS>(digits, gradient),
+        |digits, gradient| avx512_digits::fill::<BITS>(digits, gradient),
         |codes, digits, into| products::<BITS, BYTES>(codes, digits, into),
     )
 }

@@ -11,9 +11,9 @@ use std::arch::x86_64::{
 
 use super::{
     super::GROUP,
-    Packed, Target, avx2,
+    Packed, Target,
     avx512::{self, QUAD},
-    avx512_reconstruct,
+    avx512_digits, avx512_reconstruct,
     digits::{DIGITS, Digits},
     factors::{BLOCK, Block},
     project_tiles, reconstruct_tiles,
@@ -32,7 +32,7 @@ pub(super) fn project(packed: &Packed<'_>, gradient: &[f32]) -> Vec<f64> {
     project_tiles::<1>(
         packed,
         gradient,
-        |digits, gradient| avx2::fill::<1>(digits, gradient),
+        |digits, gradient| avx512_digits::fill::<1>(digits, gradient),
         |codes, digits, into| products(codes, digits, into),
     )
 }
