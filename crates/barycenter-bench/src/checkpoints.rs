@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
+    process::Command,
     time::Instant,
 };
 
@@ -105,6 +106,28 @@ fn number(seed: u64, index: u64) -> f32 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z ^= z >> 27;
     (0..4).map(|part| (z >> (16 * part) & 0xffff) as f32).sum::<f32>() / 65536.0 - 2.0
+}
+
+/// Drops the system's copy of files.
+///
+/// # Panics
+/// Where `dd`, which does it, refuses.
+pub fn forget(paths: &[PathBuf]) {
+    for path in paths {
+        let input = format!("if={}", path.display());
+        let dropped = Command::new("dd").args([&input, "iflag=nocache", "count=0", "status=none"]).status();
+        assert!(dropped.is_ok_and(|status| status.success()), "{}: dd refuses", path.display());
+    }
+}
+
+/// Has the system hold files as it holds what it read from the disk, in large pages; of what a program wrote it may hold small
+/// ones, which take longer to read.
+///
+/// # Panics
+/// Where a file cannot be read.
+pub fn warm(paths: &[PathBuf]) {
+    forget(paths);
+    read_files(paths);
 }
 
 /// Seconds that `work` took.

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p barycenter-bench --bin bench_build FOLDER [threads] [candidates] [megabytes] [rounds]`
 //!
-//! Files that FOLDER lacks are made. Each line has {figure, seconds, bytes, ratio}: the best time of the rounds and the
+//! Files that FOLDER lacks are made, and all are read from the disk before the first round. Each line has {figure, seconds, bytes, ratio}: the best time of the rounds and the
 //! time of reading the files once, measured in the same rounds, over it.
 
 use barycenter_bench::checkpoints::{self, Arguments, report, seconds};
@@ -27,6 +27,7 @@ fn measure(arguments: &Arguments, paths: &[std::path::PathBuf]) -> Result<()> {
     let [mut read, mut mapped] = [f64::INFINITY; 2];
     let all_bits = [4, 8, 2, 1, 32];
     let mut built = [f64::INFINITY; 5];
+    checkpoints::warm(paths);
     for _ in 0..arguments.rounds {
         read = read.min(seconds(|| checkpoints::read_files(paths)));
         mapped = mapped.min(seconds(|| checkpoints::read_maps(paths)));

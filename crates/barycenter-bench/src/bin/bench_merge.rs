@@ -4,14 +4,13 @@
 //!
 //! Files that FOLDER lacks are made. Each line has {figure, seconds, bytes, ratio}: the best time of the rounds and, for the
 //! merge, the time of reading all files once and writing one of the output's size, measured in the same rounds, over its
-//! own. `held_bytes` is what the process held at most meanwhile, without mapped pages of files. With `cold` the system's copy of
-//! the files is dropped before every reading and merge.
+//! own. `held_bytes` is what the process held at most meanwhile, without mapped pages of files. The files are read
+//! from the disk before the first round; with `cold` the system's copy of them is dropped before every reading and merge.
 
 use std::{
     fs::File,
     io::{ErrorKind, Write as _},
     path::Path,
-    process::Command,
 };
 
 use barycenter_bench::{
@@ -44,11 +43,10 @@ fn measure(arguments: &Arguments, paths: &[std::path::PathBuf]) {
     let is_cold = std::env::args().any(|argument| argument == "cold");
     let cool = || {
         if is_cold {
-            for path in paths {
-                forget(path);
-            }
+            checkpoints::forget(paths);
         }
     };
+    checkpoints::warm(paths);
     let held = HeldPeak::watch();
     for _ in 0..arguments.rounds {
         cool();
@@ -80,13 +78,6 @@ fn remove(path: &Path) {
     if let Err(error) = std::fs::remove_file(path) {
         assert_eq!(error.kind(), ErrorKind::NotFound, "{}: {error}", path.display());
     }
-}
-
-/// Drops the system's copy of a file.
-fn forget(path: &Path) {
-    let input = format!("if={}", path.display());
-    let dropped = Command::new("dd").args([&input, "iflag=nocache", "count=0", "status=none"]).status();
-    assert!(dropped.is_ok_and(|status| status.success()), "{}: dd refuses", path.display());
 }
 
 fn open(paths: &[std::path::PathBuf]) -> Vec<CheckpointFile> {
