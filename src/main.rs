@@ -62,6 +62,8 @@ struct WorkerArguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    #[cfg(target_os = "linux")]
+    allow_open_files();
     // What computes takes the same memory again and again; a server gives back what an upload took.
     match arguments.command {
         Command::Serve(_) => barycenter_allocator::give_back_at_once(),
@@ -85,6 +87,18 @@ async fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Lets this process have as many files open as the system allows it. A shell starts programs with a thousand or so, and every file
+/// of every candidate stays open while they are averaged.
+#[cfg(target_os = "linux")]
+fn allow_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        eprintln!("the limit of open files stays as it is: {error}");
     }
 }
 
