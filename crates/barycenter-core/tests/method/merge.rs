@@ -250,14 +250,19 @@ fn of_every_type(seed: u64) -> CheckpointFile {
 
 fn merged_of_every_type(dtype: Option<Dtype>) -> (Vec<u8>, [CheckpointFile; 3], BTreeMap<String, Policy>) {
     let candidates = [1, 2, 3].map(of_every_type);
+    let policies = policies_of_every_type(&candidates);
+    let mut bytes = Vec::new();
+    merge(&candidates, &coefficients_of_every_type(), &policies, dtype, &mut bytes, &mut |_, _| Ok(())).unwrap();
+    (bytes, candidates, policies)
+}
+
+fn policies_of_every_type(candidates: &[CheckpointFile; 3]) -> BTreeMap<String, Policy> {
     let averaged = ["d", "s", "h", "b", "e"].map(str::to_owned);
     let sizes = averaged.clone().map(|name| (name.clone(), candidates[0].tensor(&name).unwrap().elements()));
     let blocks = Blocks::new(&sizes, Granularity::Tensor);
     let mut policies = policies(&candidates[2], &averaged, &blocks).unwrap();
     policies.insert("mean".to_owned(), Policy::Provided((0..64).map(|i| f64::from(i) / 7.0).collect()));
-    let mut bytes = Vec::new();
-    merge(&candidates, &coefficients_of_every_type(), &policies, dtype, &mut bytes, &mut |_, _| Ok(())).unwrap();
-    (bytes, candidates, policies)
+    policies
 }
 
 /// Three candidates, five blocks; columns sum to 1.
@@ -289,6 +294,27 @@ fn the_bytes_of_a_merge_do_not_depend_on_the_number_of_threads() {
     };
     let one = on(1);
     assert!([2, 3, 8].into_iter().all(|threads| on(threads) == one));
+}
+
+#[test]
+fn files_on_the_disk_are_merged_to_the_same_bytes_and_one_that_is_cut_meanwhile_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = [1, 2, 3].map(|seed| folder.path().join(format!("{seed}.safetensors")));
+    for (seed, path) in (1..).zip(&paths) {
+        of_every_type(seed).write_to(std::fs::File::create(path).unwrap()).unwrap();
+    }
+    let candidates = paths.each_ref().map(|path| CheckpointFile::open(path).unwrap());
+    let policies = policies_of_every_type(&candidates);
+    let again = || {
+        let mut bytes = Vec::new();
+        let coefficients = coefficients_of_every_type();
+        merge(&candidates, &coefficients, &policies, None, &mut bytes, &mut |_, _| Ok(())).map(|_| bytes)
+    };
+    assert!(again().unwrap() == merged_of_every_type(None).0);
+    // The second piece of 1 MiB is the first that is copied, and the cut goes through it.
+    std::fs::File::options().write(true).open(&paths[1]).unwrap().set_len(3 << 19).unwrap();
+    let error = again().unwrap_err().to_string();
+    assert!(error.contains(paths[1].to_str().unwrap()), "{error}");
 }
 
 #[test]
