@@ -19,8 +19,11 @@ use crate::{
     processor::Processor,
 };
 
-/// Columns that are held at a time: those that come next are on their way from memory meanwhile.
+/// Columns that are held at a time: those that come after them are on their way from memory meanwhile.
 const STRIP: usize = 4 * GROUP;
+
+/// How far ahead of the columns at work others are asked for.
+const AHEAD: usize = 2 * STRIP;
 
 impl Projection {
     /// Builds the projection of checked candidates (`checkpoint::check_candidates`), reading every byte once.
@@ -174,6 +177,10 @@ struct Part<'a> {
     scales: &'a mut [f32],
 }
 
+/// The centre of a strip, none of whose registers crosses a cache line.
+#[repr(align(64))]
+struct Centre([f32; STRIP]);
+
 /// What one task holds: as many columns of all candidates as stay in the near caches.
 struct Columns<'a> {
     /// Of [`STRIP`] elements each; zeros where columns are not there.
@@ -197,7 +204,7 @@ fn build_chunk(
     let stored = candidates.iter().map(|candidate| candidate.as_f32(name)).collect::<Result<Vec<_>>>()?;
     let mut sums = vec![Sums::default(); n];
     let mut copies = vec![Vec::new(); n];
-    let mut centre_of_strip = [0.0; STRIP];
+    let mut centre_of_strip = Centre([0.0; STRIP]);
     let mut scales = part.scales.chunks_mut(tiles * n);
     let strips = part.centre.chunks_mut(STRIP).zip(part.codes.chunks_mut(tiles * n * bytes));
     for (strip, (centre, codes)) in strips.enumerate() {
@@ -212,7 +219,7 @@ fn build_chunk(
             }
             rows.push(whole.unwrap_or(copy));
         }
-        let mut held = Columns { rows, centre: &mut centre_of_strip, batch: &mut *batch, stream };
+        let mut held = Columns { rows, centre: &mut centre_of_strip.0, batch: &mut *batch, stream };
         let mut strip = Part { centre, codes, scales: scales.next().unwrap_or_default() };
         code_columns(Processor::detected(), bits, &mut held, &mut strip, &mut sums);
     }
@@ -224,7 +231,7 @@ fn build_chunk(
 fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
     let Columns { rows, centre, batch, stream } = held;
     let stream = *stream;
-    codec::mean(processor, rows, &mut centre[..]);
+    codec::mean(processor, rows, &mut centre[..], AHEAD);
     let columns = part.centre.len();
     if stream {
         codec::stream(processor, &centre[..columns], part.centre);
@@ -240,7 +247,7 @@ fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &m
             let (tile, i) = (place / n, place % n);
             let values = &rows[i].as_chunks::<GROUP>().0[tile];
             let len = (columns - tile * GROUP).min(GROUP);
-            *group = Group { values, centre: &centre.as_chunks::<GROUP>().0[tile], len, ahead: STRIP };
+            *group = Group { values, centre: &centre.as_chunks::<GROUP>().0[tile], len, ahead: AHEAD };
         }
         codec::code_groups(processor, bits, batch, &groups[..count], codes, stream);
         for (place, coded) in (first..).zip(&batch.coded[..count]) {

@@ -5,15 +5,23 @@
 
 use std::mem::MaybeUninit;
 
-use super::{GROUP, Reconstruction, SMALLEST_STEP, gaussian_step};
-use crate::projection::packing;
+use super::{GROUP, Reconstruction, gaussian_step};
+use crate::{
+    memory::{LINE, prefetch_for_later},
+    projection::packing,
+};
 
 /// Groups that are coded together: few enough to stay in the near caches with all that is kept of them, and so many that what
 /// waits for the last of them is soon forgotten.
 pub(in crate::projection) const BATCH: usize = 24;
 
-/// Running sums kept apart while a group is summed.
-pub(super) const LANES: usize = 16;
+/// Groups whose sums are added up together, so that the additions across a register's lanes are shared.
+pub(super) const TOGETHER: usize = 4;
+
+const _: () = assert!(BATCH.is_multiple_of(TOGETHER), "a batch is whole so often");
+
+/// Running sums kept apart while squares are summed.
+const LANES: usize = 16;
 
 /// Steps that are tried: the Gaussian one, and the one that just covers the largest value.
 pub(super) const STEPS: usize = 2;
@@ -33,17 +41,30 @@ impl Coded {
     const NOTHING: Self = Self { scale: 0.0, square: 0.0, explained: 0.0 };
 }
 
-/// What the codes under the steps sum up to.
+/// Deviations in units: whole numbers, the largest of them from 2^13 to 2^14.
+pub(super) type Fixed = [i16; GROUP];
+
+/// What the codes under the steps sum up to, with [`fraction`] bits of a level behind the point: whole numbers, so that the order
+/// in which they are summed is all one.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(super) struct Attempts {
-    /// Squared levels.
-    pub(super) lengths: [f64; STEPS],
-    /// Levels times values.
-    pub(super) products: [f64; STEPS],
+    /// Squares of the levels.
+    pub(super) lengths: [i32; STEPS],
+    /// Levels times the deviations in units.
+    pub(super) products: [i32; STEPS],
 }
 
 /// Room for the bytes of a group's codes under each of the steps.
 pub(super) type Packed = [[u8; GROUP]; STEPS];
+
+/// What the deviations of a few groups measure.
+pub(super) struct Measured {
+    /// Largest magnitudes, as the bits of them.
+    pub(super) largest: [i32; TOGETHER],
+    /// Squared lengths, in units.
+    pub(super) squares: [u64; TOGETHER],
+}
 
 /// A group to code: the first `len` elements of the values, less their centre.
 #[derive(Clone, Copy)]
@@ -56,20 +77,62 @@ pub(in crate::projection) struct Group<'a> {
     pub(in crate::projection) ahead: usize,
 }
 
+impl Group<'_> {
+    /// Asks for one line ahead of the `part`-th [`COLUMNS`].
+    #[inline(always)]
+    pub(super) fn ask(&self, line: AskedWhile, part: usize) {
+        ask(self.values, self.ahead + part * COLUMNS, line);
+    }
+}
+
+/// Asks for one line of the [`COLUMNS`] so far ahead.
+#[inline(always)]
+pub(super) fn ask(values: &[f32], ahead: usize, line: AskedWhile) {
+    prefetch_for_later(values.as_ptr().wrapping_add(ahead + line as usize * LINE));
+}
+
+/// Which of the four cache lines of [`COLUMNS`] is asked for in which part of the work. A processor has room for so many requests
+/// only, and waits where it has none: asked for evenly, what comes next is there in half the time.
+#[derive(Clone, Copy)]
+pub(super) enum AskedWhile {
+    Trying,
+    Deviating,
+    Rounding,
+    Averaging,
+}
+
+/// Columns of which each part of the work asks for one line.
+pub(super) const COLUMNS: usize = 4 * LINE;
+
 /// Room for coding groups, one batch after the other.
 pub(in crate::projection) struct Batch {
     elements: Vec<Elements>,
+    /// Of groups that are being rounded.
+    deviations: Box<[Deviations; 2]>,
     numbers: Numbers,
     /// What was found, a group of the last batch each.
     pub(in crate::projection) coded: [Coded; BATCH],
 }
 
+/// Deviations of a group, none of whose registers crosses a cache line.
+#[repr(align(64))]
+pub(super) struct Deviations(pub(super) Reconstruction);
+
 /// What is kept of the elements of a group.
 #[derive(Clone)]
 #[repr(C, align(64))]
-struct Elements {
-    values: Reconstruction,
-    packed: Packed,
+pub(super) struct Elements {
+    pub(super) fixed: Fixed,
+    pub(super) packed: Packed,
+}
+
+/// Steps to try.
+#[derive(Clone, Copy)]
+pub(super) struct Steps {
+    /// One over each of them.
+    pub(super) inverses: [i16; STEPS],
+    /// Whether the second is larger than the first; else it is of no use.
+    pub(super) both: bool,
 }
 
 /// The numbers of a batch that are not sums over elements.
@@ -78,34 +141,29 @@ struct Numbers {
     lens: [f64; BATCH],
     /// Largest magnitudes, as the bits of them.
     largest: [i32; BATCH],
-    /// What the values were divided by.
+    /// The deviation that is 1.
     units: [f64; BATCH],
-    /// Squared lengths of the values.
-    squares: [f64; BATCH],
-    /// Whether there is anything to code.
-    coded: [bool; BATCH],
+    /// Squared lengths, in units.
+    squares: [u64; BATCH],
     steps: [[f64; BATCH]; STEPS],
-    /// One over the steps.
-    inverses: [[f32; STEPS]; BATCH],
-    lengths: [[f64; BATCH]; STEPS],
-    products: [[f64; BATCH]; STEPS],
+    tried: [Steps; BATCH],
+    attempts: [Attempts; BATCH],
 }
 
 impl Batch {
     pub(in crate::projection) fn new() -> Self {
-        let (none, both) = ([0.0; BATCH], [[0.0; BATCH]; STEPS]);
+        let attempts = Attempts { lengths: [1; STEPS], products: [0; STEPS] };
         Self {
-            elements: vec![Elements { values: [0.0; GROUP], packed: [[0; GROUP]; STEPS] }; BATCH],
+            deviations: Box::new([const { Deviations([0.0; GROUP]) }; 2]),
+            elements: vec![Elements { fixed: [0; GROUP], packed: [[0; GROUP]; STEPS] }; BATCH],
             numbers: Numbers {
                 lens: [1.0; BATCH],
                 largest: [0; BATCH],
-                units: none,
-                squares: none,
-                coded: [false; BATCH],
-                steps: both,
-                inverses: [[0.0; STEPS]; BATCH],
-                lengths: both,
-                products: both,
+                units: [0.0; BATCH],
+                squares: [0; BATCH],
+                steps: [[0.0; BATCH]; STEPS],
+                tried: [Steps { inverses: [0; STEPS], both: false }; BATCH],
+                attempts: [attempts; BATCH],
             },
             coded: [Coded::NOTHING; BATCH],
         }
@@ -117,29 +175,35 @@ impl Batch {
         &mut self,
         groups: &[Group<'_>],
         codes: &mut [MaybeUninit<u8>],
-        loops: (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
-        attempt: impl Fn(&Reconstruction, ([f32; STEPS], bool), &mut Packed, *const f32) -> Attempts,
-        (pack, store): (impl Fn(&Reconstruction, f32, &mut [u8]), impl Fn(&[u8], &mut [MaybeUninit<u8>])),
+        fix: impl Fn(&[Group<'_>], &mut [Elements], &mut [Deviations; 2]) -> Measured,
+        attempt: impl Fn(&[Group<'_>], &[Steps; TOGETHER], &mut [Elements]) -> [Attempts; TOGETHER],
+        (pack, store): (impl Fn(&Fixed, i16, &mut [u8]), impl Fn(&[u8], &mut [MaybeUninit<u8>])),
     ) {
-        self.measure(groups, loops);
-        self.take_steps::<BITS>();
-        let Numbers { steps, inverses, lengths, products, .. } = &mut self.numbers;
-        for (g, (group, Elements { values, packed })) in groups.iter().zip(&mut self.elements).enumerate() {
-            let ahead = group.values.as_ptr().wrapping_add(group.ahead);
-            let found = attempt(values, (inverses[g], steps[1][g] > steps[0][g]), packed, ahead);
-            for step in 0..STEPS {
-                (lengths[step][g], products[step][g]) = (found.lengths[step], found.products[step]);
-            }
+        let numbers = &mut self.numbers;
+        let together = groups.chunks(TOGETHER).zip(self.elements.chunks_mut(TOGETHER));
+        let measured = numbers.largest.as_chunks_mut().0.iter_mut().zip(numbers.squares.as_chunks_mut().0);
+        for ((groups, elements), (largest, squares)) in together.zip(measured) {
+            let found = fix(groups, elements, &mut self.deviations);
+            (*largest, *squares) = (found.largest, found.squares);
+        }
+        for (len, group) in numbers.lens.iter_mut().zip(groups) {
+            *len = group.len as f64;
+        }
+        numbers.take_steps::<BITS>();
+        let together = groups.chunks(TOGETHER).zip(self.elements.chunks_mut(TOGETHER));
+        let steps = numbers.tried.as_chunks().0.iter().zip(numbers.attempts.as_chunks_mut().0);
+        for ((groups, elements), (steps, attempts)) in together.zip(steps) {
+            *attempts = attempt(groups, steps, elements);
         }
         let best = self.choose::<BITS>();
         for (g, (group, codes)) in groups.iter().zip(codes.chunks_exact_mut(32 * BITS)).enumerate() {
-            if !self.numbers.coded[g] {
+            if !is_coded(self.numbers.largest[g]) {
                 codes.fill(MaybeUninit::new(0));
                 continue;
             }
-            let (step, Elements { values, packed }) = (usize::from(best[g]), &mut self.elements[g]);
+            let (step, Elements { fixed, packed }) = (usize::from(best[g]), &mut self.elements[g]);
             let packed = &mut packed[step][..32 * BITS];
-            pack(values, self.numbers.inverses[g][step], packed);
+            pack(fixed, self.numbers.tried[g].inverses[step], packed);
             if group.len < GROUP {
                 let all = packing::unpack::<BITS>(packed);
                 packing::pack::<BITS>(|element| if element < group.len { all[element] } else { 0 }, packed);
@@ -150,115 +214,112 @@ impl Batch {
 
     /// Writes the deviations of up to [`BATCH`] groups into their bytes.
     #[inline(always)]
-    pub(super) fn copy(
-        &mut self,
-        groups: &[Group<'_>],
-        codes: &mut [MaybeUninit<u8>],
-        loops: (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
-    ) {
-        self.measure(groups, loops);
-        for coded in &mut self.coded {
-            *coded = Coded { scale: 1.0, explained: coded.square, ..*coded };
-        }
-        for (group, codes) in groups.iter().zip(codes.as_chunks_mut::<{ 4 * GROUP }>().0) {
-            for ((code, value), centre) in codes.as_chunks_mut::<4>().0.iter_mut().zip(group.values).zip(group.centre) {
-                *code = (value - centre).to_le_bytes().map(MaybeUninit::new);
+    pub(super) fn copy(&mut self, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
+        let codes = codes.as_chunks_mut::<{ 4 * GROUP }>().0;
+        for ((group, coded), codes) in groups.iter().zip(&mut self.coded).zip(codes) {
+            let mut squares = [0.0; LANES];
+            let rows = group.values.as_chunks::<LANES>().0.iter().zip(group.centre.as_chunks::<LANES>().0);
+            for ((values, centre), codes) in rows.zip(codes.as_chunks_mut::<{ 4 * LANES }>().0) {
+                for lane in 0..LANES {
+                    let deviation = values[lane] - centre[lane];
+                    squares[lane] += f64::from(deviation) * f64::from(deviation);
+                    codes.as_chunks_mut::<4>().0[lane] = deviation.to_le_bytes().map(MaybeUninit::new);
+                }
             }
-        }
-    }
-
-    /// Measures the groups: their squared lengths are then in `coded`, and nothing else.
-    #[inline(always)]
-    pub(super) fn measure(
-        &mut self,
-        groups: &[Group<'_>],
-        (deviate, scale): (impl Fn(&Group<'_>, &mut Reconstruction) -> i32, impl Fn(f32, &mut Reconstruction) -> f64),
-    ) {
-        let Numbers { lens, largest, units, squares, coded, .. } = &mut self.numbers;
-        for (g, (group, elements)) in groups.iter().zip(&mut self.elements).enumerate() {
-            largest[g] = deviate(group, &mut elements.values);
-            lens[g] = group.len as f64;
-        }
-        for (g, elements) in self.elements.iter_mut().enumerate().take(groups.len()) {
-            squares[g] = scale(scaling(largest[g]).1, &mut elements.values);
-        }
-        for g in 0..BATCH {
-            units[g] = f64::from_bits(((1023 + i64::from(scaling(largest[g]).0)) as u64) << 52);
-        }
-        for g in 0..BATCH {
-            let (square, largest) = (squares[g] * units[g] * units[g], largest[g]);
-            // Without an exponent, numbers are too small to tell from zero; with the last one, no numbers.
-            coded[g] = (0x0080_0000..0x7f80_0000).contains(&largest);
-            self.coded[g] = match largest {
-                ..0x0080_0000 => Coded::NOTHING,
-                0x0080_0000..0x7f80_0000 => Coded { scale: 0.0, square, explained: 0.0 },
-                _ => Coded { scale: f32::NAN, square: f64::NAN, explained: 0.0 },
-            };
-        }
-    }
-
-    /// Starting steps of what was measured.
-    #[inline(always)]
-    fn take_steps<const BITS: usize>(&mut self) {
-        let Numbers { lens, largest, units, squares, coded, steps, inverses, .. } = &mut self.numbers;
-        for g in 0..BATCH {
-            let largest = f32::from_bits(largest[g] as u32) * scaling(largest[g]).1;
-            steps[1][g] = f64::from(largest) / f64::from(1_u32 << (BITS - 1));
-        }
-        for g in 0..BATCH {
-            steps[0][g] = gaussian_step(BITS) * (squares[g] / lens[g]).sqrt();
-            coded[g] &= steps[0][g] * units[g] >= SMALLEST_STEP;
-        }
-        for g in 0..BATCH {
-            inverses[g] = [(1.0 / steps[0][g]) as f32, (1.0 / steps[1][g]) as f32];
+            let square = squares.iter().sum();
+            *coded = Coded { scale: 1.0, square, explained: square };
         }
     }
 
     /// Which of the attempts explains more, and what it found.
     #[inline(always)]
     fn choose<const BITS: usize>(&mut self) -> [bool; BATCH] {
-        let Numbers { lens, units, coded, steps, lengths, products, .. } = &self.numbers;
+        let Numbers { lens, largest, units, squares, steps, attempts, .. } = &self.numbers;
         let mut best = [false; BATCH];
-        let (mut scales, mut explained) = ([0.0; BATCH], [0.0; BATCH]);
+        let (mut scales, mut lengths, mut explained) = ([0.0; BATCH], [0.0; BATCH], [0.0; BATCH]);
         for g in 0..BATCH {
-            // Squares of levels are whole quarters and their sum below 2^24 of them: exact. Zeros after `len` are level ½.
+            let one = f64::from(1_u32 << fraction(BITS));
+            // Zeros after the end are at level ½.
             let absent = 0.25 * (GROUP as f64 - lens[g]);
-            let length = [lengths[0][g] - absent, lengths[1][g] - absent];
-            let product = [products[0][g], products[1][g]];
-            let by = [product[0] * product[0] / length[0], product[1] * product[1] / length[1]];
-            let other = BITS > 1 && steps[1][g] > steps[0][g] && by[1] > by[0];
-            let (length, product) = if other { (length[1], product[1]) } else { (length[0], product[0]) };
-            best[g] = other;
+            let length = attempts[g].lengths.map(|length| f64::from(length) / (one * one) - absent);
+            let product = attempts[g].products.map(|product| f64::from(product) / one);
+            let scale = [product[0] / length[0], product[1] / length[1]];
+            let by = [product[0] * scale[0], product[1] * scale[1]];
+            best[g] = BITS > 1 && steps[1][g] > steps[0][g] && by[1] > by[0];
             // Least squares: the Δ that minimises Σ (d − Δ·level)² for these codes.
-            scales[g] = product / length * units[g];
-            explained[g] = (if other { by[1] } else { by[0] }) * units[g] * units[g];
+            scales[g] = scale[usize::from(best[g])] * units[g];
+            explained[g] = by[usize::from(best[g])] * units[g] * units[g];
+            lengths[g] = squares[g] as f64 * units[g] * units[g];
         }
         for g in 0..BATCH {
-            if coded[g] {
-                self.coded[g] = Coded { scale: scales[g] as f32, explained: explained[g], ..self.coded[g] };
-            }
+            self.coded[g] = match largest[g] {
+                ..SMALLEST => Coded::NOTHING,
+                largest if is_coded(largest) => {
+                    Coded { scale: scales[g] as f32, square: lengths[g], explained: explained[g] }
+                }
+                _ => Coded { scale: f32::NAN, square: f64::NAN, explained: 0.0 },
+            };
         }
         best
     }
 }
 
-/// The exponent of the power of two below a magnitude, given as its bits, and one over that power. Numbers so large that this
-/// is no normal number are divided by half of it.
-#[inline(always)]
-pub(super) fn scaling(largest: i32) -> (i32, f32) {
-    let exponent = ((largest >> 23) - 127).min(126);
-    (exponent, f32::from_bits(((127 - exponent) << 23) as u32))
-}
-
-/// Sum of the lanes. Apart from the loops on purpose: seen together, the compiler arranges them for the few additions here, at a
-/// third of their speed.
-#[inline(never)]
-pub(super) fn total(lanes: &[f32; LANES]) -> f64 {
-    let mut sums = [0.0; 4];
-    for lanes in lanes.as_chunks::<4>().0 {
-        for (sum, lane) in sums.iter_mut().zip(lanes) {
-            *sum += f64::from(*lane);
+impl Numbers {
+    /// Starting steps of what was measured, in units.
+    #[inline(always)]
+    fn take_steps<const BITS: usize>(&mut self) {
+        let Self { lens, largest, units, squares, steps, tried, .. } = self;
+        for g in 0..BATCH {
+            units[g] = f64::from_bits(((1023 + i64::from(exponent_of_unit(largest[g]))) as u64) << 52);
+            // As it was rounded.
+            let largest = f32::from_bits(largest[g] as u32) * inverse_of_unit(largest[g]) + LAST_BITS;
+            let largest = largest.to_bits() as i16;
+            steps[1][g] = f64::from(largest) / f64::from(1_u32 << (BITS - 1));
+        }
+        for g in 0..BATCH {
+            steps[0][g] = gaussian_step(BITS) * (squares[g] as f64 / lens[g]).sqrt();
+        }
+        let one = f64::from(1_u32 << (16 + fraction(BITS)));
+        // So little more that the largest value is below the end of the levels.
+        let less = one - 1.0 / f64::from(1_u32 << (BITS - 1));
+        for g in 0..BATCH {
+            let inverses = [(one / steps[0][g] + 0.5) as i16, (less / steps[1][g]) as i16];
+            tried[g] = Steps { inverses, both: steps[1][g] > steps[0][g] };
         }
     }
-    (sums[0] + sums[2]) + (sums[1] + sums[3])
+}
+
+/// Added to a number of at most 2^22, this leaves it in the last bits, to the nearest whole number. A deviation over a power of
+/// two is exact, so that it is all one whether the product and this sum are fused.
+pub(super) const LAST_BITS: f32 = 12_582_912.0;
+
+/// Bits of a place among the levels that lie behind the point. The largest deviation of a group is at most 16 times the root
+/// mean square, so that one over a step, with 16 bits more, stays below 2^15; and sums of products below 2^31.
+pub(super) const fn fraction(bits: usize) -> u32 {
+    match bits {
+        1 | 2 => 6,
+        4 => 4,
+        _ => 2,
+    }
+}
+
+/// Groups whose largest magnitude, as its bits, is below this are stored as zeros: 2^-114, so that one over a unit is a number.
+pub(super) const SMALLEST: i32 = (127 - 114) << 23;
+
+/// Whether there is anything to code: not without numbers, nor where one is none.
+#[inline(always)]
+const fn is_coded(largest: i32) -> bool {
+    SMALLEST <= largest && largest < 0x7f80_0000
+}
+
+/// The exponent of a group's unit, a power of two, from its largest magnitude as the bits of it.
+#[inline(always)]
+const fn exponent_of_unit(largest: i32) -> i32 {
+    if is_coded(largest) { (largest >> 23) - 127 - 13 } else { 0 }
+}
+
+/// One over the unit of a group.
+#[inline(always)]
+pub(super) const fn inverse_of_unit(largest: i32) -> f32 {
+    f32::from_bits(((127 - exponent_of_unit(largest)) << 23) as u32)
 }

@@ -1,123 +1,110 @@
 //! The loops over a group's elements, for processors without kernels of their own; the compiler makes registers of the lanes.
 
+#![expect(clippy::inline_always, reason = "a copy for each processor is made by inlining the code into it")]
+
 use std::mem::MaybeUninit;
 
 use super::{
-    GROUP, Reconstruction,
-    groups::{Attempts, Batch, Group, LANES, Packed, STEPS, total},
-    half_levels,
+    GROUP,
+    groups::{
+        AskedWhile, Attempts, Batch, COLUMNS, Elements, Fixed, Group, LAST_BITS, Measured, STEPS, Steps, TOGETHER, ask,
+        fraction, inverse_of_unit,
+    },
 };
-use crate::{
-    memory::{LINE, prefetch},
-    projection::packing,
-};
+use crate::projection::packing;
 
 /// As [`Batch::code`]; never past the caches, which not every processor can.
-#[inline]
 pub(super) fn code<const BITS: usize>(
     batch: &mut Batch,
     groups: &[Group<'_>],
     codes: &mut [MaybeUninit<u8>],
     _stream: bool,
 ) {
+    let store = |packed: &[u8], codes: &mut [MaybeUninit<u8>]| {
+        codes.write_copy_of_slice(packed);
+    };
     batch.code::<BITS>(
         groups,
         codes,
-        (deviate, scale),
+        |groups, elements, _| fix(groups, elements),
         attempt::<BITS>,
-        (pack::<BITS>, |packed, codes| {
-            codes.write_copy_of_slice(packed);
-        }),
+        (pack::<BITS>, store),
     );
 }
 
-/// Codes at 32 bits, where the deviations are their own codes.
-#[inline]
-pub(super) fn copy(batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]) {
-    batch.copy(groups, codes, (deviate, scale));
-}
-
-/// Values less their centre, and the largest magnitude of these as the bits of it.
-#[inline]
-pub(super) fn deviate(group: &Group<'_>, values: &mut Reconstruction) -> i32 {
-    for ((d, value), centre) in values.iter_mut().zip(group.values).zip(group.centre) {
-        *d = value - centre;
-    }
-    values.iter().fold(0, |largest, d| ((d.to_bits() & 0x7fff_ffff) as i32).max(largest))
-}
-
-/// Multiplies values and returns the sum of their squares.
-#[inline]
-pub(super) fn scale(factor: f32, values: &mut Reconstruction) -> f64 {
-    let mut squares = [0.0; LANES];
-    for values in values.as_chunks_mut::<LANES>().0 {
-        for (value, square) in values.iter_mut().zip(&mut squares) {
-            *value *= factor;
-            *square += *value * *value;
+/// Rounds deviations to whole units and measures them.
+#[inline(always)]
+pub(super) fn fix(groups: &[Group<'_>], into: &mut [Elements]) -> Measured {
+    let magnitude = |(value, centre): (&f32, &f32)| ((value - centre).to_bits() & 0x7fff_ffff) as i32;
+    let mut found = Measured { largest: [0; TOGETHER], squares: [0; TOGETHER] };
+    for (g, (group, into)) in groups.iter().zip(into).enumerate() {
+        let largest = group.values.iter().zip(group.centre).map(magnitude).fold(0, i32::max);
+        let inverse = inverse_of_unit(largest);
+        for ((fixed, value), centre) in into.fixed.iter_mut().zip(group.values).zip(group.centre) {
+            *fixed = ((value - centre) * inverse + LAST_BITS).to_bits() as i16;
         }
-    }
-    total(&squares)
-}
-
-/// Tries values under one over the first step, and the second where asked; their codes are left to [`pack`].
-#[inline]
-pub(super) fn attempt<const BITS: usize>(
-    values: &Reconstruction,
-    (inverses, both): ([f32; STEPS], bool),
-    _packed: &mut Packed,
-    ahead: *const f32,
-) -> Attempts {
-    for line in (0..GROUP).step_by(LINE) {
-        prefetch(ahead.wrapping_add(line));
-    }
-    let mut found = Attempts { lengths: [0.0; STEPS], products: [0.0; STEPS] };
-    // One after the other: the sums of both would not stay in registers.
-    for (step, inverse) in inverses.into_iter().enumerate().take(if BITS > 1 && both { STEPS } else { 1 }) {
-        (found.lengths[step], found.products[step]) = sums::<BITS>(values, inverse);
+        let square = |fixed: &i16| (i32::from(*fixed) * i32::from(*fixed)) as u64;
+        (found.largest[g], found.squares[g]) = (largest, into.fixed.iter().map(square).sum());
     }
     found
 }
 
-/// Sums of the squared levels and of levels times values.
-#[inline]
-fn sums<const BITS: usize>(values: &Reconstruction, inverse: f32) -> (f64, f64) {
-    let (mut lengths, mut products) = ([0f32; LANES], [0f32; LANES]);
-    for values in values.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            let level = whole::<BITS>(values[lane], inverse) as f32 + (0.5 - half_levels(BITS));
-            lengths[lane] += level * level;
-            products[lane] += level * values[lane];
+/// Tries deviations under one over the first step, and the second where it is of use; their codes are left to [`pack`].
+#[inline(always)]
+pub(super) fn attempt<const BITS: usize>(
+    groups: &[Group<'_>],
+    steps: &[Steps; TOGETHER],
+    elements: &mut [Elements],
+) -> [Attempts; TOGETHER] {
+    let mut found = [Attempts { lengths: [1; STEPS], products: [0; STEPS] }; TOGETHER];
+    for (((group, steps), Elements { fixed, .. }), found) in groups.iter().zip(steps).zip(elements).zip(&mut found) {
+        for part in 0..GROUP / COLUMNS {
+            for line in [AskedWhile::Trying, AskedWhile::Deviating, AskedWhile::Rounding] {
+                group.ask(line, part);
+            }
+        }
+        let tried = if BITS > 1 && steps.both { STEPS } else { 1 };
+        for (step, inverse) in steps.inverses.into_iter().enumerate().take(tried) {
+            (found.lengths[step], found.products[step]) = sums::<BITS>(fixed, inverse);
         }
     }
-    (total(&lengths), total(&products))
+    found
 }
 
-/// Packs the codes of values under one over a step.
-#[inline]
-fn pack<const BITS: usize>(values: &Reconstruction, inverse: f32, into: &mut [u8]) {
-    packing::pack::<BITS>(|element| whole::<BITS>(values[element], inverse) as u32, into);
+/// Sums of the squares of the levels, and of these times the deviations.
+#[inline(always)]
+fn sums<const BITS: usize>(fixed: &Fixed, inverse: i16) -> (i32, i32) {
+    let one = 1 << fraction(BITS);
+    let levels = fixed.map(|fixed| (place::<BITS>(fixed, inverse) & -one) | (one / 2));
+    let product = |(a, b): (&i16, &i16)| i32::from(*a) * i32::from(*b);
+    let lengths = levels.iter().zip(&levels).map(product).sum();
+    (lengths, levels.iter().zip(fixed).map(product).sum())
 }
 
-/// The code of a value under a step, of which `inverse` is the reciprocal.
-#[inline]
-fn whole<const BITS: usize>(value: f32, inverse: f32) -> i32 {
-    let half = half_levels(BITS);
-    // Truncation of a number that is not negative is its floor, and needs no call where `floor` would.
-    let place = (value * inverse + half).max(0.0).min(2.0 * half - 1.0);
-    #[expect(unsafe_code, reason = "the checked conversion costs three operations more")]
-    // SAFETY: the number is between 0 and 255.
-    unsafe {
-        place.to_int_unchecked::<i32>()
-    }
+/// Packs the codes of deviations under one over a step.
+#[inline(always)]
+pub(super) fn pack<const BITS: usize>(fixed: &Fixed, inverse: i16, into: &mut [u8]) {
+    let first = 1 << (BITS - 1);
+    let codes = fixed.map(|fixed| ((place::<BITS>(fixed, inverse) >> fraction(BITS)) + first) as u8);
+    packing::pack::<BITS>(|element| u32::from(codes[element]), into);
+}
+
+/// A deviation in steps, of which `inverse` is the reciprocal, with [`fraction`] bits behind the point: rounded down, and between
+/// the ends of the levels.
+#[inline(always)]
+fn place<const BITS: usize>(fixed: i16, inverse: i16) -> i16 {
+    let end = 1 << (BITS as u32 - 1 + fraction(BITS));
+    (((i32::from(fixed) * i32::from(inverse)) >> 16) as i16).clamp(-end, end - 1)
 }
 
 /// The mean of the rows, each column by itself.
-#[inline]
-pub(super) fn mean(rows: &[&[f32]], into: &mut [f32]) {
-    for (strip, into) in into.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let mut totals = [0.0; LANES];
+pub(super) fn mean(rows: &[&[f32]], into: &mut [f32], ahead: usize) {
+    for (strip, into) in into.as_chunks_mut::<COLUMNS>().0.iter_mut().enumerate() {
+        let mut totals = [0.0; COLUMNS];
         for row in rows {
-            for (sum, value) in totals.iter_mut().zip(&row.as_chunks::<LANES>().0[strip]) {
+            let row = &row.as_chunks::<COLUMNS>().0[strip];
+            ask(row, ahead, AskedWhile::Averaging);
+            for (sum, value) in totals.iter_mut().zip(row) {
                 *sum += f64::from(*value);
             }
         }
