@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{
-    groups::{AskedWhile, Batch, COLUMNS, Group, ask},
+    ahead::{AskedWhile, COLUMNS, ask},
+    groups::{Batch, Group},
     plain,
     registers::{self, WIDTH, load, put},
 };

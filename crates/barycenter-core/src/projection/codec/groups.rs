@@ -5,11 +5,12 @@
 
 use std::mem::MaybeUninit;
 
-use super::{GROUP, Reconstruction, gaussian_step};
-use crate::{
-    memory::{LINE, prefetch_for_later},
-    projection::packing,
+use super::{
+    GROUP, Reconstruction,
+    ahead::{AskedWhile, COLUMNS, ask},
+    gaussian_step,
 };
+use crate::projection::packing;
 
 /// Groups that are coded together: few enough to stay in the near caches with all that is kept of them, and so many that what
 /// waits for the last of them is soon forgotten.
@@ -84,25 +85,6 @@ impl Group<'_> {
         ask(self.values, self.ahead + part * COLUMNS, line);
     }
 }
-
-/// Asks for one line of the [`COLUMNS`] so far ahead.
-#[inline(always)]
-pub(super) fn ask(values: &[f32], ahead: usize, line: AskedWhile) {
-    prefetch_for_later(values.as_ptr().wrapping_add(ahead + line as usize * LINE));
-}
-
-/// Which of the four cache lines of [`COLUMNS`] is asked for in which part of the work. A processor has room for so many requests
-/// only, and waits where it has none: asked for evenly, what comes next is there in half the time.
-#[derive(Clone, Copy)]
-pub(super) enum AskedWhile {
-    Trying,
-    Deviating,
-    Rounding,
-    Averaging,
-}
-
-/// Columns of which each part of the work asks for one line.
-pub(super) const COLUMNS: usize = 4 * LINE;
 
 /// Room for coding groups, one batch after the other.
 pub(in crate::projection) struct Batch {

@@ -3,6 +3,7 @@
 //! A level is `(k + ½) · Δ` with `k = −2^(b−1) … 2^(b−1) − 1`, stored as the unsigned code `k + 2^(b−1)`.
 //! Where the codes lie in their bytes stands in `packing`. Coding gives the same bits on every processor.
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -295,8 +296,11 @@ mod tests {
 
     #[test]
     fn a_group_that_is_not_finite_has_no_step() {
-        for bad in [f32::NAN, f32::INFINITY] {
+        for bad in [f32::NAN, f32::INFINITY, f32::from_bits(0x7fc0_7fff)] {
             assert!(quantise(&[1.0, bad], 4, &mut [0; 128]).is_nan());
+            for processor in Processor::available() {
+                assert!(code_group(processor, &[bad; GROUP], 8, &mut [0; GROUP]).scale.is_nan(), "{processor:?}");
+            }
         }
     }
 }

@@ -6,9 +6,9 @@ use std::mem::MaybeUninit;
 
 use super::{
     GROUP,
+    ahead::{AskedWhile, COLUMNS, ask},
     groups::{
-        AskedWhile, Attempts, Batch, COLUMNS, Elements, Fixed, Group, LAST_BITS, Measured, STEPS, Steps, TOGETHER, ask,
-        fraction, inverse_of_unit,
+        Attempts, Batch, Elements, Fixed, Group, LAST_BITS, Measured, STEPS, Steps, TOGETHER, fraction, inverse_of_unit,
     },
 };
 use crate::projection::packing;
@@ -76,9 +76,12 @@ pub(super) fn attempt<const BITS: usize>(
 fn sums<const BITS: usize>(fixed: &Fixed, inverse: i16) -> (i32, i32) {
     let one = 1 << fraction(BITS);
     let levels = fixed.map(|fixed| (place::<BITS>(fixed, inverse) & -one) | (one / 2));
-    let product = |(a, b): (&i16, &i16)| i32::from(*a) * i32::from(*b);
-    let lengths = levels.iter().zip(&levels).map(product).sum();
-    (lengths, levels.iter().zip(fixed).map(product).sum())
+    // Overflow is for groups that are not finite, of whose sums nobody makes anything.
+    let dot = |a: &Fixed, b: &Fixed| {
+        let product = |(a, b): (&i16, &i16)| i32::from(*a) * i32::from(*b);
+        a.iter().zip(b).map(product).fold(0, i32::wrapping_add)
+    };
+    (dot(&levels, &levels), dot(&levels, fixed))
 }
 
 /// Packs the codes of deviations under one over a step.

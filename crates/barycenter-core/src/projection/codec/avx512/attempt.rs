@@ -11,7 +11,8 @@ use std::arch::x86_64::{
 use super::{VECTORS, dot, load_pair, pairs_of_run};
 use crate::projection::codec::{
     GROUP,
-    groups::{AskedWhile, Attempts, Elements, Group, STEPS, Steps, TOGETHER, fraction},
+    ahead::AskedWhile,
+    groups::{Attempts, Elements, Group, STEPS, Steps, TOGETHER, fraction},
     registers,
 };
 

@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 
 use crate::{
     memory::{LINE, prefetch},
-    projection::codec::groups::{AskedWhile, COLUMNS, ask},
+    projection::codec::ahead::{AskedWhile, COLUMNS, ask},
 };
 
 /// Registers of f64 that hold as many columns as are averaged at once.

@@ -13,7 +13,8 @@ use std::arch::x86_64::{
 use super::{VECTORS, dot, load, put, put_pair, vectors_of_pair};
 use crate::projection::codec::{
     Reconstruction,
-    groups::{AskedWhile, Deviations, Elements, Fixed, Group, LAST_BITS, Measured, SMALLEST, TOGETHER},
+    ahead::AskedWhile,
+    groups::{Deviations, Elements, Fixed, Group, LAST_BITS, Measured, SMALLEST, TOGETHER},
 };
 
 /// As `plain::fix`, with the deviations in the order of `vectors_of_pair`.
