@@ -17,6 +17,9 @@ const PARTS: usize = COLUMNS / WIDTH;
 /// Numbers of such a register.
 const WIDTH: usize = 8;
 
+/// How far ahead of the columns that are averaged others are asked for once more.
+const NEAR: usize = 3 * COLUMNS;
+
 /// As `plain::mean`, without its division, which takes longer than all the rest.
 ///
 /// A sum times one over n is at most two units in the last place beside the quotient. What is left of the sum is a whole number
@@ -35,7 +38,7 @@ pub(in crate::projection::codec) fn mean(rows: &[&[f32]], into: &mut [f32], ahea
             ask(row, ahead, AskedWhile::Averaging);
             // What was asked for first may still be on its way, and few rows' loads fit into the processor's window.
             for line in 0..COLUMNS / LINE {
-                prefetch(row.as_ptr().wrapping_add(COLUMNS + line * LINE));
+                prefetch(row.as_ptr().wrapping_add(NEAR + line * LINE));
             }
             for vector in 0..PARTS / 2 {
                 let values = load(row, vector);
