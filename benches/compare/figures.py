@@ -145,9 +145,13 @@ def merge(machine, _data):
 def build(machine, _data):
     """The 4-bit projection of the same files against reading them once."""
     ours = by_figure(machine.lines(machine.ours("bench_build", machine.folder, 2, 6, 1000, 3)))
-    read = min(ours["read files once"]["seconds"], ours["read maps once"]["seconds"])
-    seconds = ours["build, 4 bits"]["seconds"]
-    return [at_least("4-bit projection of 6 x 1 GB, warm, bytes/s of reading once", 1 / seconds, 1 / read, 0.5)]
+    speed = 1 / ours["build, 4 bits"]["seconds"]
+    files, maps = (1 / ours[f"read {way} once"]["seconds"] for way in ("files", "maps"))
+    # Mapped files are read faster still, by up to a half where the system holds them in large pages: our own, harder row.
+    return [
+        at_least("4-bit projection of 6 x 1 GB, warm, bytes/s of reading the files once", speed, files, 0.5),
+        at_least("4-bit projection of 6 x 1 GB, warm, bytes/s of reading them mapped", speed, maps, 0.5),
+    ]
 
 
 def memory(machine, _data):
