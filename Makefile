@@ -3,6 +3,8 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 # The checked queries of .sqlx/ stand in for a database while compiling.
 export SQLX_OFFLINE := true
+# Incremental files are half of what a first build writes, and of use only where code is edited: CARGO_INCREMENTAL=1 make test.
+export CARGO_INCREMENTAL ?= 0
 
 WITH_POSTGRES := cargo run --quiet -p private-postgres --bin with-postgres --
 
