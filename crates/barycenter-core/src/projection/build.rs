@@ -61,8 +61,7 @@ impl Projection {
             let (tensor, of_tensor) = build_tensor(candidates, name, block, (bits, stream))?;
             for (i, of_candidate) in of_tensor.into_iter().enumerate() {
                 if !of_candidate.square.is_finite() {
-                    let what = format!("tensor `{name}` of candidate {i} (from 0) is not finite in 32 bits");
-                    return Err(Error::input(what));
+                    return Err(not_finite(candidates, name, i));
                 }
                 sums[i * block_count + block].add(of_candidate);
             }
@@ -91,6 +90,32 @@ fn check_names(averaged: &[String]) -> Result<()> {
         Some(name) => Err(Error::input(format!("tensor `{name}` is named twice"))),
         None => Ok(()),
     }
+}
+
+/// Names the candidate that has an infinity of 32 bits, whose centre spoils all others; or else the `spoilt` one, whose deviation is
+/// too large.
+fn not_finite(candidates: &[CheckpointFile], name: &str, spoilt: usize) -> Error {
+    let is_bad = |candidate: &CheckpointFile| {
+        let (elements, mut values) = (candidate.tensor(name)?.elements(), vec![0.0; CHUNK]);
+        for first in (0..elements).step_by(CHUNK) {
+            let values = &mut values[..CHUNK.min(elements - first)];
+            candidate.fill_f32(name, first, values)?;
+            if values.iter().any(|value| !value.is_finite()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    for (i, candidate) in candidates.iter().enumerate() {
+        match is_bad(candidate) {
+            Ok(true) => {
+                return Error::input(format!("tensor `{name}` of candidate {i} (from 0) is not finite in 32 bits"));
+            }
+            Ok(false) => {}
+            Err(error) => return error,
+        }
+    }
+    Error::input(format!("tensor `{name}`: the deviation of candidate {spoilt} (from 0) is too large for 32 bits"))
 }
 
 fn build_tensor(

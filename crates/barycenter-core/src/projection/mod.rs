@@ -38,7 +38,7 @@ pub struct Projection {
     pub(crate) n: usize,
     pub(crate) bits: u8,
     pub(crate) block_count: usize,
-    /// `r[i,l]`, Euclidean norm of the unquantised deviation over all tensors of the block.
+    /// `r[i,l]`, Euclidean norm of the unquantised deviation over all tensors of the block, to what the codec's units leave of it.
     pub(crate) norms: Vec<f64>,
     /// `κ[i,l]`, the part of a deviation that its codes keep, `⟨Q(d), d⟩ / r²`; 1 at 32 bits, 0 where the codes are null.
     pub(crate) kept: Vec<f64>,

@@ -127,6 +127,27 @@ fn equal_candidates_have_null_deviations_and_finite_coefficients() {
 }
 
 #[test]
+fn a_number_beyond_32_bits_names_the_candidate_that_has_it() {
+    let refusal = |values: &[Vec<Vec<f64>>]| {
+        let files = candidates_of(values, Dtype::F64);
+        let built = Projection::build(&files, &averaged(), &blocks(Granularity::Model), 1, &mut |_, _| Ok(()));
+        built.unwrap_err().to_string()
+    };
+    let mut values = values(3, 12);
+    values[2][2][5] = 1e39;
+    let message = refusal(&values);
+    assert!(message.contains("tensor `head.weight` of candidate 2 (from 0) is not finite in 32 bits"), "{message}");
+    // Here the numbers are ones of 32 bits, their centre as well, and a step of 1 bit is not.
+    for (candidate, values) in values.iter_mut().enumerate() {
+        for (e, value) in values[0].iter_mut().enumerate() {
+            *value = [3e38, -3e38, 0.0][candidate] * if e % 2 == 0 { 1.0 } else { -1.0 };
+        }
+    }
+    let message = refusal(&values);
+    assert!(message.contains("`conv.weight`: the deviation of candidate 0 (from 0) is too large"), "{message}");
+}
+
+#[test]
 fn a_frozen_tensor_stays_as_it_is() {
     let mut values = values(4, 10);
     for i in 1..4 {

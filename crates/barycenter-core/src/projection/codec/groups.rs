@@ -32,7 +32,7 @@ pub(super) const STEPS: usize = 2;
 pub(in crate::projection) struct Coded {
     /// Δ.
     pub(in crate::projection) scale: f32,
-    /// Squared length of the deviations.
+    /// Squared length of the deviations, in whole units below 32 bits: within a thousandth of it, mostly a hundred-thousandth.
     pub(in crate::projection) square: f64,
     /// Inner product of the deviations and what they decode to, which is also the squared length of that.
     pub(in crate::projection) explained: f64,
@@ -42,7 +42,7 @@ impl Coded {
     const NOTHING: Self = Self { scale: 0.0, square: 0.0, explained: 0.0 };
 }
 
-/// Deviations in units: whole numbers, the largest of them from 2^13 to 2^14.
+/// Deviations in units: whole numbers, the largest of them from 2^13 to 2^14. Their order is that of the loops that made them.
 pub(super) type Fixed = [i16; GROUP];
 
 /// What the codes under the steps sum up to, with [`fraction`] bits of a level behind the point: whole numbers, so that the order
@@ -234,10 +234,12 @@ impl Batch {
             lengths[g] = squares[g] as f64 * units[g] * units[g];
         }
         for g in 0..BATCH {
+            let scale = scales[g] as f32;
             self.coded[g] = match largest[g] {
                 ..SMALLEST => Coded::NOTHING,
-                largest if is_coded(largest) => {
-                    Coded { scale: scales[g] as f32, square: lengths[g], explained: explained[g] }
+                // A step at few bits may be larger than every number.
+                largest if is_coded(largest) && scale.is_finite() => {
+                    Coded { scale, square: lengths[g], explained: explained[g] }
                 }
                 _ => Coded { scale: f32::NAN, square: f64::NAN, explained: 0.0 },
             };
@@ -272,11 +274,11 @@ impl Numbers {
 }
 
 /// Added to a number of at most 2^22, this leaves it in the last bits, to the nearest whole number. A deviation over a power of
-/// two is exact, so that it is all one whether the product and this sum are fused.
+/// two is exact, or so small that this swallows it: it is all one whether the product and this sum are fused.
 pub(super) const LAST_BITS: f32 = 12_582_912.0;
 
 /// Bits of a place among the levels that lie behind the point. The largest deviation of a group is at most 16 times the root
-/// mean square, so that one over a step, with 16 bits more, stays below 2^15; and sums of products below 2^31.
+/// mean square, so that one over a step, with these and 16 bits more, stays below 2^15; and sums of products below 2^31.
 pub(super) const fn fraction(bits: usize) -> u32 {
     match bits {
         1 | 2 => 6,

@@ -46,11 +46,12 @@ const fn gaussian_step(bits: usize) -> f64 {
 /// Deviations count as whole numbers of a unit, the power of two of which the largest has 2^13 to 2^14: every sum is exact then, on
 /// every processor, and the root mean square is 2^9 units at least.
 /// A group of zeros (or of numbers below 2^-114) has Δ = 0. Elements that are not there (a short group) get the code 0 and count for nothing.
-/// A group with a value that is not finite has Δ = NaN.
+/// A group with a value that is not finite, or whose Δ would not be, has Δ = NaN.
 ///
 /// # Panics
 /// Where `bits` is not 1, 2, 4 or 8, or the lengths do not fit.
 pub fn quantise(deviations: &[f32], bits: u8, codes: &mut [u8]) -> f32 {
+    assert!(matches!(bits, 1 | 2 | 4 | 8), "{bits} bits are no codes");
     code_group(Processor::detected(), deviations, bits, codes).scale
 }
 
@@ -109,7 +110,8 @@ fn copy_groups(processor: Processor, batch: &mut Batch, groups: &[Group<'_>], co
 }
 
 /// The mean of the rows, each column by itself; columns so far ahead are asked for meanwhile. Summed in f64: n equal f32 values give
-/// themselves back exactly, so that their deviations are exactly zero, and the order of the rows does not matter.
+/// themselves back exactly, so that their deviations are exactly zero, and the order of the rows does not matter while their sum is
+/// exact, which it is of values within a factor of some 2^25 of each other.
 pub(super) fn mean(processor: Processor, rows: &[&[f32]], into: &mut [f32], ahead: usize) {
     match processor {
         Processor::Portable => plain::mean(rows, into, ahead),
@@ -301,6 +303,16 @@ mod tests {
             for processor in Processor::available() {
                 assert!(code_group(processor, &[bad; GROUP], 8, &mut [0; GROUP]).scale.is_nan(), "{processor:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_step_beyond_all_numbers_is_none() {
+        let values: Vec<f32> = (0..GROUP).map(|e| if e % 2 == 0 { 3e38 } else { -3e38 }).collect();
+        for processor in Processor::available() {
+            let coded = code_group(processor, &values, 1, &mut [0; 32]);
+            assert!(coded.scale.is_nan() && coded.square.is_nan(), "{processor:?}");
+            assert!(code_group(processor, &values, 4, &mut [0; 128]).scale.is_finite(), "{processor:?}");
         }
     }
 }
