@@ -11,8 +11,7 @@ fn coding_gives_the_same_bits_on_every_processor() {
         let len = if case % 3 == 0 { 1 + case % 256 } else { GROUP };
         let tail = if case % 2 == 0 { 1.0 } else { 30.0 };
         let scale = [1.0, 1e-30, 1e-37, 1e30, 3e38][case % 5];
-        let values: Vec<f32> =
-            (0..len).map(|e| number() * scale * if e == 7 { tail } else { 1.0 / 30.0 }).collect();
+        let values: Vec<f32> = (0..len).map(|e| number() * scale * if e == 7 { tail } else { 1.0 / 30.0 }).collect();
         for bits in [1_u8, 2, 4, 8] {
             let mut portable = vec![0; 32 * usize::from(bits)];
             let scale = code_group(Processor::Portable, &values, bits, &mut portable).scale;
@@ -64,8 +63,7 @@ fn groups_of_a_batch_are_coded_as_each_of_them_alone() {
     let centre = centre.first_chunk().expect("a group");
     let groups: Vec<_> =
         rows.as_chunks().0.iter().map(|values| Group { values, centre, len: GROUP, ahead: 0 }).collect();
-    for (processor, bits) in Processor::available().into_iter().flat_map(|p| [1, 2, 4, 8, 32].map(|bits| (p, bits)))
-    {
+    for (processor, bits) in Processor::available().into_iter().flat_map(|p| [1, 2, 4, 8, 32].map(|bits| (p, bits))) {
         for (count, stream) in [(1, false), (7, true), (BATCH, false), (BATCH, true)] {
             let mut batch = Batch::new();
             let mut codes = vec![MaybeUninit::new(9); count * 32 * usize::from(bits)];
