@@ -57,31 +57,14 @@ pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f3
 }
 
 /// Asks for the cache line of a value that will be read soon; any address will do.
-#[expect(clippy::inline_always, reason = "a call costs more than what it does")]
 #[inline(always)]
 pub(crate) fn prefetch<T>(value: *const T) {
-    ask::<false, T>(value);
-}
-
-/// As [`prefetch`], of a value that will be read later: the nearest cache is left to what is at work.
-#[expect(clippy::inline_always, reason = "a call costs more than what it does")]
-#[inline(always)]
-pub(crate) fn prefetch_for_later<T>(value: *const T) {
-    ask::<true, T>(value);
-}
-
-#[inline(always)]
-fn ask<const LATER: bool, T>(value: *const T) {
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "the intrinsics ask for SSE, which every x86-64 has")]
     // SAFETY: a prefetch is a hint; no address faults.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        if LATER {
-            _mm_prefetch::<_MM_HINT_T1>(value.cast());
-        } else {
-            _mm_prefetch::<_MM_HINT_T0>(value.cast());
-        }
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(value.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     GROUP, Projection, Tensor,
-    codec::{self, BATCH, Batch, Group},
+    codec::{self, Ahead, BATCH, Batch, Group},
     kernels::{CHUNK, CHUNK_TILES, STREAMED},
     packing::code_bytes,
     stored_bits,
@@ -21,9 +21,6 @@ use crate::{
 
 /// Columns that are held at a time: those that come after them are on their way from memory meanwhile.
 const STRIP: usize = 4 * GROUP;
-
-/// How far ahead of the columns at work others are asked for.
-const AHEAD: usize = 2 * STRIP;
 
 impl Projection {
     /// Builds the projection of checked candidates (`checkpoint::check_candidates`), reading every byte once.
@@ -256,7 +253,8 @@ fn build_chunk(
 fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &mut Part<'_>, sums: &mut [Sums]) {
     let Columns { rows, centre, batch, stream } = held;
     let stream = *stream;
-    codec::mean(processor, rows, &mut centre[..], AHEAD);
+    let mut ahead = Ahead::behind(rows);
+    codec::mean(processor, rows, &mut centre[..], &mut ahead);
     let columns = part.centre.len();
     if stream {
         codec::stream(processor, &centre[..columns], part.centre);
@@ -266,15 +264,15 @@ fn code_columns(processor: Processor, bits: u8, held: &mut Columns<'_>, part: &m
     let (n, bytes) = (rows.len(), code_bytes(bits));
     for (index, codes) in part.codes.chunks_mut(BATCH * bytes).enumerate() {
         let (first, count) = (index * BATCH, codes.len() / bytes);
-        let nothing = Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0, ahead: 0 };
+        let nothing = Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0 };
         let mut groups = [nothing; BATCH];
         for (place, group) in (first..).zip(&mut groups[..count]) {
             let (tile, i) = (place / n, place % n);
             let values = &rows[i].as_chunks::<GROUP>().0[tile];
             let len = (columns - tile * GROUP).min(GROUP);
-            *group = Group { values, centre: &centre.as_chunks::<GROUP>().0[tile], len, ahead: AHEAD };
+            *group = Group { values, centre: &centre.as_chunks::<GROUP>().0[tile], len };
         }
-        codec::code_groups(processor, bits, batch, &groups[..count], codes, stream);
+        codec::code_groups(processor, bits, batch, &groups[..count], codes, (stream, &mut ahead));
         for (place, coded) in (first..).zip(&batch.coded[..count]) {
             if let Some(scale) = part.scales.get_mut(place) {
                 *scale = coded.scale;

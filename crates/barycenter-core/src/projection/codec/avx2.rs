@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    ahead::{AskedWhile, COLUMNS, ask},
+    ahead::{Ahead, COLUMNS},
     groups::{Batch, Group},
     plain,
     registers::{self, WIDTH, load, put},
@@ -32,13 +32,14 @@ pub(super) fn code<const BITS: usize>(
     batch: &mut Batch,
     groups: &[Group<'_>],
     codes: &mut [MaybeUninit<u8>],
-    stream: bool,
+    (stream, ahead): (bool, &mut Ahead<'_>),
 ) {
     batch.code::<BITS>(
         groups,
         codes,
-        |groups, elements, _| plain::fix(groups, elements),
-        |groups, steps, elements| plain::attempt::<BITS>(groups, steps, elements),
+        ahead,
+        |groups, elements, _, _| plain::fix(groups, elements),
+        |groups, steps, elements, ahead| plain::attempt::<BITS>(groups, steps, elements, ahead),
         (
             |fixed, inverse, into| plain::pack::<BITS>(fixed, inverse, into),
             |packed, into| registers::store(packed, into, stream),
@@ -62,7 +63,7 @@ fn upper(register: __m256) -> __m256d {
 
 /// As `plain::mean`; `avx512::mean` says why this is exact.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn mean(rows: &[&[f32]], into: &mut [f32], ahead: usize) {
+pub(super) fn mean(rows: &[&[f32]], into: &mut [f32], ahead: &mut Ahead<'_>) {
     let n = rows.len() as f64;
     let (count, inverse) = (_mm256_set1_pd(n), _mm256_set1_pd(1.0 / n));
     for (strip, into) in into.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
@@ -70,7 +71,7 @@ pub(super) fn mean(rows: &[&[f32]], into: &mut [f32], ahead: usize) {
         for row in rows {
             let row = &row.as_chunks::<LANES>().0[strip];
             if (strip * LANES).is_multiple_of(COLUMNS) {
-                ask(row, ahead, AskedWhile::Averaging);
+                ahead.ask();
             }
             for side in 0..SIDES {
                 let register = load(row, side);

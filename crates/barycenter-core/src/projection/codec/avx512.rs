@@ -17,6 +17,7 @@ pub(super) use self::mean::mean;
 use self::{attempt::attempt, round::fix};
 use super::{
     GROUP, Reconstruction,
+    ahead::Ahead,
     groups::{Batch, Fixed, Group},
     registers,
 };
@@ -34,13 +35,14 @@ pub(super) fn code<const BITS: usize>(
     batch: &mut Batch,
     groups: &[Group<'_>],
     codes: &mut [MaybeUninit<u8>],
-    stream: bool,
+    (stream, ahead): (bool, &mut Ahead<'_>),
 ) {
     batch.code::<BITS>(
         groups,
         codes,
-        |groups, elements, deviations| fix::<BITS>(groups, elements, deviations),
-        |groups, steps, elements| attempt::<BITS>(groups, steps, elements),
+        ahead,
+        |groups, elements, deviations, ahead| fix::<BITS>(groups, elements, deviations, ahead),
+        |groups, steps, elements, ahead| attempt::<BITS>(groups, steps, elements, ahead),
         (|_, _, _| {}, |packed, into| registers::store(packed, into, stream)),
     );
 }

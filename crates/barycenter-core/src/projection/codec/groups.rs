@@ -5,11 +5,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{
-    GROUP, Reconstruction,
-    ahead::{AskedWhile, COLUMNS, ask},
-    gaussian_step,
-};
+use super::{GROUP, Reconstruction, ahead::Ahead, gaussian_step};
 use crate::projection::packing;
 
 /// Groups that are coded together: few enough to stay in the near caches with all that is kept of them, and so many that what
@@ -74,16 +70,6 @@ pub(in crate::projection) struct Group<'a> {
     pub(in crate::projection) values: &'a Reconstruction,
     pub(in crate::projection) centre: &'a Reconstruction,
     pub(in crate::projection) len: usize,
-    /// How many elements behind these values those lie that are coded soon: they are asked for while these are coded.
-    pub(in crate::projection) ahead: usize,
-}
-
-impl Group<'_> {
-    /// Asks for one line ahead of the `part`-th [`COLUMNS`].
-    #[inline(always)]
-    pub(super) fn ask(&self, line: AskedWhile, part: usize) {
-        ask(self.values, self.ahead + part * COLUMNS, line);
-    }
 }
 
 /// Room for coding groups, one batch after the other.
@@ -157,15 +143,16 @@ impl Batch {
         &mut self,
         groups: &[Group<'_>],
         codes: &mut [MaybeUninit<u8>],
-        fix: impl Fn(&[Group<'_>], &mut [Elements], &mut [Deviations; 2]) -> Measured,
-        attempt: impl Fn(&[Group<'_>], &[Steps; TOGETHER], &mut [Elements]) -> [Attempts; TOGETHER],
+        ahead: &mut Ahead<'_>,
+        fix: impl Fn(&[Group<'_>], &mut [Elements], &mut [Deviations; 2], &mut Ahead<'_>) -> Measured,
+        attempt: impl Fn(usize, &[Steps; TOGETHER], &mut [Elements], &mut Ahead<'_>) -> [Attempts; TOGETHER],
         (pack, store): (impl Fn(&Fixed, i16, &mut [u8]), impl Fn(&[u8], &mut [MaybeUninit<u8>])),
     ) {
         let numbers = &mut self.numbers;
         let together = groups.chunks(TOGETHER).zip(self.elements.chunks_mut(TOGETHER));
         let measured = numbers.largest.as_chunks_mut().0.iter_mut().zip(numbers.squares.as_chunks_mut().0);
         for ((groups, elements), (largest, squares)) in together.zip(measured) {
-            let found = fix(groups, elements, &mut self.deviations);
+            let found = fix(groups, elements, &mut self.deviations, ahead);
             (*largest, *squares) = (found.largest, found.squares);
         }
         for (len, group) in numbers.lens.iter_mut().zip(groups) {
@@ -175,7 +162,7 @@ impl Batch {
         let together = groups.chunks(TOGETHER).zip(self.elements.chunks_mut(TOGETHER));
         let steps = numbers.tried.as_chunks().0.iter().zip(numbers.attempts.as_chunks_mut().0);
         for ((groups, elements), (steps, attempts)) in together.zip(steps) {
-            *attempts = attempt(groups, steps, elements);
+            *attempts = attempt(groups.len(), steps, elements, ahead);
         }
         let best = self.choose::<BITS>();
         for (g, (group, codes)) in groups.iter().zip(codes.chunks_exact_mut(32 * BITS)).enumerate() {

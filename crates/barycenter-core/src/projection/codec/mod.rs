@@ -17,6 +17,7 @@ mod tests;
 
 use std::mem::MaybeUninit;
 
+pub(super) use self::ahead::Ahead;
 pub(super) use self::groups::{BATCH, Batch, Coded, Group};
 use super::packing;
 use crate::processor::{Processor, for_processor};
@@ -63,11 +64,11 @@ pub(super) fn code_group(processor: Processor, deviations: &[f32], bits: u8, cod
     let mut values = [0.0; GROUP];
     values[..deviations.len()].copy_from_slice(deviations);
     let mut batch = Batch::new();
-    let group = Group { values: &values, centre: &[0.0; GROUP], len: deviations.len(), ahead: 0 };
+    let group = Group { values: &values, centre: &[0.0; GROUP], len: deviations.len() };
     #[expect(unsafe_code, reason = "numbers that are there, seen as room for them")]
     // SAFETY: nothing but codes is written, so that every byte stays one that is there.
     let codes = unsafe { &mut *(std::ptr::from_mut(codes) as *mut [MaybeUninit<u8>]) };
-    code_groups(processor, bits, &mut batch, &[group], codes, false);
+    code_groups(processor, bits, &mut batch, &[group], codes, (false, &mut Ahead::behind(&[])));
     batch.coded[0]
 }
 
@@ -80,15 +81,15 @@ pub(super) fn code_groups(
     batch: &mut Batch,
     groups: &[Group<'_>],
     codes: &mut [MaybeUninit<u8>],
-    stream: bool,
+    (stream, ahead): (bool, &mut Ahead<'_>),
 ) {
     macro_rules! at_bits {
         ($kernels:ident) => {
             match bits {
-                1 => $kernels::code::<1>(batch, groups, codes, stream),
-                2 => $kernels::code::<2>(batch, groups, codes, stream),
-                4 => $kernels::code::<4>(batch, groups, codes, stream),
-                8 => $kernels::code::<8>(batch, groups, codes, stream),
+                1 => $kernels::code::<1>(batch, groups, codes, (stream, ahead)),
+                2 => $kernels::code::<2>(batch, groups, codes, (stream, ahead)),
+                4 => $kernels::code::<4>(batch, groups, codes, (stream, ahead)),
+                8 => $kernels::code::<8>(batch, groups, codes, (stream, ahead)),
                 other => unreachable!("{other} bits are refused before anything is coded"),
             }
         };
@@ -111,10 +112,10 @@ fn copy_groups(processor: Processor, batch: &mut Batch, groups: &[Group<'_>], co
     for_processor!(processor, Batch::copy, (batch: &mut Batch, groups: &[Group<'_>], codes: &mut [MaybeUninit<u8>]));
 }
 
-/// The mean of the rows, each column by itself; columns so far ahead are asked for meanwhile. Summed in f64: n equal f32 values give
+/// The mean of the rows, each column by itself. Summed in f64: n equal f32 values give
 /// themselves back exactly, so that their deviations are exactly zero, and the order of the rows does not matter while their sum is
 /// exact, which it is of values within a factor of some 2^25 of each other.
-pub(super) fn mean(processor: Processor, rows: &[&[f32]], into: &mut [f32], ahead: usize) {
+pub(super) fn mean(processor: Processor, rows: &[&[f32]], into: &mut [f32], ahead: &mut Ahead<'_>) {
     match processor {
         Processor::Portable => plain::mean(rows, into, ahead),
         #[cfg(target_arch = "x86_64")]

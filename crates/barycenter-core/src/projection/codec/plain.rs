@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 
 use super::{
     GROUP,
-    ahead::{AskedWhile, COLUMNS, ask},
+    ahead::{Ahead, COLUMNS},
     groups::{
         Attempts, Batch, Elements, Fixed, Group, LAST_BITS, Measured, STEPS, Steps, TOGETHER, fraction, inverse_of_unit,
     },
@@ -18,7 +18,7 @@ pub(super) fn code<const BITS: usize>(
     batch: &mut Batch,
     groups: &[Group<'_>],
     codes: &mut [MaybeUninit<u8>],
-    _stream: bool,
+    (_stream, ahead): (bool, &mut Ahead<'_>),
 ) {
     let store = |packed: &[u8], codes: &mut [MaybeUninit<u8>]| {
         codes.write_copy_of_slice(packed);
@@ -26,7 +26,8 @@ pub(super) fn code<const BITS: usize>(
     batch.code::<BITS>(
         groups,
         codes,
-        |groups, elements, _| fix(groups, elements),
+        ahead,
+        |groups, elements, _, _| fix(groups, elements),
         attempt::<BITS>,
         (pack::<BITS>, store),
     );
@@ -52,16 +53,15 @@ pub(super) fn fix(groups: &[Group<'_>], into: &mut [Elements]) -> Measured {
 /// Tries deviations under one over the first step, and the second where it is of use; their codes are left to [`pack`].
 #[inline(always)]
 pub(super) fn attempt<const BITS: usize>(
-    groups: &[Group<'_>],
+    groups: usize,
     steps: &[Steps; TOGETHER],
     elements: &mut [Elements],
+    ahead: &mut Ahead<'_>,
 ) -> [Attempts; TOGETHER] {
     let mut found = [Attempts { lengths: [1; STEPS], products: [0; STEPS] }; TOGETHER];
-    for (((group, steps), Elements { fixed, .. }), found) in groups.iter().zip(steps).zip(elements).zip(&mut found) {
-        for part in 0..GROUP / COLUMNS {
-            for line in [AskedWhile::Trying, AskedWhile::Deviating, AskedWhile::Rounding] {
-                group.ask(line, part);
-            }
+    for ((steps, Elements { fixed, .. }), found) in steps.iter().zip(elements).zip(&mut found).take(groups) {
+        for _ in 0..3 * (GROUP / COLUMNS) {
+            ahead.ask();
         }
         let tried = if BITS > 1 && steps.both { STEPS } else { 1 };
         for (step, inverse) in steps.inverses.into_iter().enumerate().take(tried) {
@@ -101,12 +101,12 @@ fn place<const BITS: usize>(fixed: i16, inverse: i16) -> i16 {
 }
 
 /// The mean of the rows, each column by itself.
-pub(super) fn mean(rows: &[&[f32]], into: &mut [f32], ahead: usize) {
+pub(super) fn mean(rows: &[&[f32]], into: &mut [f32], ahead: &mut Ahead<'_>) {
     for (strip, into) in into.as_chunks_mut::<COLUMNS>().0.iter_mut().enumerate() {
         let mut totals = [0.0; COLUMNS];
         for row in rows {
             let row = &row.as_chunks::<COLUMNS>().0[strip];
-            ask(row, ahead, AskedWhile::Averaging);
+            ahead.ask();
             for (sum, value) in totals.iter_mut().zip(row) {
                 *sum += f64::from(*value);
             }

@@ -49,9 +49,9 @@ fn means_are_the_same_bits_on_every_processor_and_of_equal_rows_the_row() {
         let expected: Vec<u32> = (0..4 * GROUP).map(|column| divided(column).to_bits()).collect();
         for processor in Processor::available() {
             let mut found = vec![1.0; 4 * GROUP];
-            mean(processor, &rows, &mut found, 0);
+            mean(processor, &rows, &mut found, &mut Ahead::behind(&[]));
             assert_eq!(found.iter().map(|mean| mean.to_bits()).collect::<Vec<_>>(), expected, "{processor:?} {n}");
-            mean(processor, &vec![rows[0]; n as usize], &mut found, 0);
+            mean(processor, &vec![rows[0]; n as usize], &mut found, &mut Ahead::behind(&[]));
             assert_eq!(found, rows[0], "{processor:?} {n} equal rows");
         }
     }
@@ -61,13 +61,12 @@ fn means_are_the_same_bits_on_every_processor_and_of_equal_rows_the_row() {
 fn groups_of_a_batch_are_coded_as_each_of_them_alone() {
     let (rows, centre) = (numbers(3, BATCH * GROUP), numbers(4, GROUP));
     let centre = centre.first_chunk().expect("a group");
-    let groups: Vec<_> =
-        rows.as_chunks().0.iter().map(|values| Group { values, centre, len: GROUP, ahead: 0 }).collect();
+    let groups: Vec<_> = rows.as_chunks().0.iter().map(|values| Group { values, centre, len: GROUP }).collect();
     for (processor, bits) in Processor::available().into_iter().flat_map(|p| [1, 2, 4, 8, 32].map(|bits| (p, bits))) {
         for (count, stream) in [(1, false), (7, true), (BATCH, false), (BATCH, true)] {
             let mut batch = Batch::new();
             let mut codes = vec![MaybeUninit::new(9); count * 32 * usize::from(bits)];
-            code_groups(processor, bits, &mut batch, &groups[..count], &mut codes, stream);
+            code_groups(processor, bits, &mut batch, &groups[..count], &mut codes, (stream, &mut Ahead::behind(&[])));
             fence(processor);
             for (g, codes) in codes.chunks(32 * usize::from(bits)).enumerate() {
                 let deviations: Vec<f32> = groups[g].values.iter().zip(centre).map(|(v, c)| v - c).collect();

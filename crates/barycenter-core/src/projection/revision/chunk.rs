@@ -13,7 +13,7 @@ use crate::{
     projection::{
         GROUP,
         build::Sums,
-        codec::{BATCH, Batch, Group, code_groups},
+        codec::{Ahead, BATCH, Batch, Group, code_groups},
         kernels::{CHUNK, Packed, project_chunk},
         packing::code_bytes,
     },
@@ -123,18 +123,20 @@ impl Old<'_> {
         let tiles = coded.len.div_ceil(GROUP);
         let all: Vec<(usize, usize)> =
             (0..coming.len()).flat_map(|added| (0..tiles).map(move |tile| (added, tile))).collect();
+        let soon: Vec<&[f32]> = coming.iter().map(|row| row.as_slice()).collect();
+        let mut ahead = Ahead::behind(&soon);
         for places in all.chunks(BATCH) {
-            let mut groups = [Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0, ahead: 0 }; BATCH];
+            let mut groups = [Group { values: &[0.0; GROUP], centre: &[0.0; GROUP], len: 0 }; BATCH];
             for ((added, tile), group) in places.iter().zip(&mut groups) {
                 let values = &coming[*added].as_chunks().0[*tile];
                 let len = (coded.len - tile * GROUP).min(GROUP);
-                *group = Group { values, centre: &anchor.as_chunks().0[*tile], len, ahead: STRIP };
+                *group = Group { values, centre: &anchor.as_chunks().0[*tile], len };
             }
             let codes = &mut coder.codes[..places.len() * bytes];
             #[expect(unsafe_code, reason = "bytes that are there, seen as room for others")]
             // SAFETY: nothing but codes is written, so that every byte stays one that is there.
             let room = unsafe { &mut *(std::ptr::from_mut(codes) as *mut [MaybeUninit<u8>]) };
-            code_groups(coder.processor, self.bits, coder.batch, &groups[..places.len()], room, false);
+            code_groups(coder.processor, self.bits, coder.batch, &groups[..places.len()], room, (false, &mut ahead));
             for (((added, tile), of_group), codes) in places.iter().zip(&coder.batch.coded).zip(codes.chunks(bytes)) {
                 let place = tile * rows + self.places.added[*added].0;
                 coded.codes[place * bytes..][..bytes].copy_from_slice(codes);

@@ -11,8 +11,8 @@ use std::arch::x86_64::{
 use super::{VECTORS, dot, load_pair, pairs_of_run};
 use crate::projection::codec::{
     GROUP,
-    ahead::AskedWhile,
-    groups::{Attempts, Elements, Group, STEPS, Steps, TOGETHER, fraction},
+    ahead::Ahead,
+    groups::{Attempts, Elements, STEPS, Steps, TOGETHER, fraction},
     registers,
 };
 
@@ -20,19 +20,20 @@ use crate::projection::codec::{
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 pub(super) fn attempt<const BITS: usize>(
-    groups: &[Group<'_>],
+    groups: usize,
     steps: &[Steps; TOGETHER],
     elements: &mut [Elements],
+    ahead: &mut Ahead<'_>,
 ) -> [Attempts; TOGETHER] {
     let mut found = [_mm512_setzero_si512(); TOGETHER];
-    for g in 0..groups.len() {
-        let (group, Steps { inverses, both }) = (&groups[g], steps[g]);
+    for g in 0..groups {
+        let Steps { inverses, both } = steps[g];
         // At 8 bits the second step is seldom needed; at fewer, whether it is cannot be guessed, and a wrong guess costs as much.
         found[g] = if BITS == 1 || (BITS == 8 && !both) {
-            let [[lengths, products]] = attempts::<BITS, 1>(group, [inverses[0]], &mut elements[g]);
+            let [[lengths, products]] = attempts::<BITS, 1>([inverses[0]], &mut elements[g], ahead);
             side_by_side([lengths, lengths, products, products])
         } else {
-            let [first, second] = attempts::<BITS, STEPS>(group, inverses, &mut elements[g]);
+            let [first, second] = attempts::<BITS, STEPS>(inverses, &mut elements[g], ahead);
             side_by_side([first[0], second[0], first[1], second[1]])
         };
     }
@@ -43,9 +44,9 @@ pub(super) fn attempt<const BITS: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 fn attempts<const BITS: usize, const N: usize>(
-    group: &Group<'_>,
     inverses: [i16; N],
     Elements { fixed, packed }: &mut Elements,
+    ahead: &mut Ahead<'_>,
 ) -> [[__m512i; 2]; N] {
     let mut inverse = [_mm512_setzero_si512(); N];
     for n in 0..N {
@@ -53,12 +54,13 @@ fn attempts<const BITS: usize, const N: usize>(
     }
     let mut sums = [[_mm512_setzero_si512(); 2]; N];
     let pairs = pairs_of_run(BITS);
+    let lines = ahead.lines();
     for run in 0..VECTORS / 2 / pairs {
         let mut words = [_mm512_setzero_si512(); N];
         for slot in 0..pairs {
             let pair = run * pairs + slot;
             if pair.is_multiple_of(2) {
-                group.ask(AskedWhile::Trying, pair / 2);
+                lines.ask(pair / 2);
             }
             let fixed = load_pair(fixed, pair);
             for n in 0..N {

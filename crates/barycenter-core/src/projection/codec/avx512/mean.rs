@@ -6,19 +6,13 @@ use std::arch::x86_64::{
     _mm512_setzero_pd,
 };
 
-use crate::{
-    memory::{LINE, prefetch},
-    projection::codec::ahead::{AskedWhile, COLUMNS, ask},
-};
+use crate::projection::codec::ahead::{Ahead, COLUMNS};
 
 /// Registers of f64 that hold as many columns as are averaged at once.
 const PARTS: usize = COLUMNS / WIDTH;
 
 /// Numbers of such a register.
 const WIDTH: usize = 8;
-
-/// How far ahead of the columns that are averaged others are asked for once more.
-const NEAR: usize = 3 * COLUMNS;
 
 /// As `plain::mean`, without its division, which takes longer than all the rest.
 ///
@@ -28,18 +22,14 @@ const NEAR: usize = 3 * COLUMNS;
 /// not on it, because n times a number of 54 bits, the last of them 1, has more bits than a sum does.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 #[expect(clippy::needless_range_loop, reason = "closures and iterators over registers are not compiled for AVX-512")]
-pub(in crate::projection::codec) fn mean(rows: &[&[f32]], into: &mut [f32], ahead: usize) {
+pub(in crate::projection::codec) fn mean(rows: &[&[f32]], into: &mut [f32], ahead: &mut Ahead<'_>) {
     let n = rows.len() as f64;
     let (count, inverse) = (_mm512_set1_pd(n), _mm512_set1_pd(1.0 / n));
     for (strip, into) in into.as_chunks_mut::<COLUMNS>().0.iter_mut().enumerate() {
         let mut sums = [_mm512_setzero_pd(); PARTS];
         for row in rows {
             let row = &row.as_chunks::<COLUMNS>().0[strip];
-            ask(row, ahead, AskedWhile::Averaging);
-            // What was asked for first may still be on its way, and few rows' loads fit into the processor's window.
-            for line in 0..COLUMNS / LINE {
-                prefetch(row.as_ptr().wrapping_add(NEAR + line * LINE));
-            }
+            ahead.ask();
             for vector in 0..PARTS / 2 {
                 let values = load(row, vector);
                 let (low, high) = (_mm512_castps512_ps256(values), _mm512_extractf32x8_ps::<1>(values));

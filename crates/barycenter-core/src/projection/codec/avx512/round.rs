@@ -13,7 +13,7 @@ use std::arch::x86_64::{
 use super::{VECTORS, dot, load, put, put_pair, vectors_of_pair};
 use crate::projection::codec::{
     Reconstruction,
-    ahead::AskedWhile,
+    ahead::Ahead,
     groups::{Deviations, Elements, Fixed, Group, LAST_BITS, Measured, SMALLEST, TOGETHER},
 };
 
@@ -24,15 +24,16 @@ pub(super) fn fix<const BITS: usize>(
     groups: &[Group<'_>],
     into: &mut [Elements],
     deviations: &mut [Deviations; 2],
+    ahead: &mut Ahead<'_>,
 ) -> Measured {
     let (mut largest, mut squares) = ([_mm512_setzero_si512(); TOGETHER], [_mm512_setzero_si512(); TOGETHER]);
     // A group's unit is known only when all of it is read, and takes a while: the next group is read meanwhile.
-    largest[0] = deviate(&groups[0], &mut deviations[0].0);
+    largest[0] = deviate(&groups[0], &mut deviations[0].0, ahead);
     for g in 0..groups.len() {
         if let Some(next) = groups.get(g + 1) {
-            largest[(g + 1) % TOGETHER] = deviate(next, &mut deviations[(g + 1) % 2].0);
+            largest[(g + 1) % TOGETHER] = deviate(next, &mut deviations[(g + 1) % 2].0, ahead);
         }
-        squares[g] = round::<BITS>(&groups[g], largest[g], &deviations[g % 2].0, &mut into[g].fixed);
+        squares[g] = round::<BITS>(largest[g], &deviations[g % 2].0, &mut into[g].fixed, ahead);
     }
     let largest = largest.map(|largest| _mm_cvtsi128_si32(_mm512_castsi512_si128(largest)));
     Measured { largest, squares: totals(squares) }
@@ -41,11 +42,12 @@ pub(super) fn fix<const BITS: usize>(
 /// Values less their centre, and the largest magnitude of these as the bits of it, in every lane.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
-fn deviate(group: &Group<'_>, into: &mut Reconstruction) -> __m512i {
+fn deviate(group: &Group<'_>, into: &mut Reconstruction, ahead: &mut Ahead<'_>) -> __m512i {
     let magnitude = _mm512_set1_epi32(0x7fff_ffff);
     let mut largest = [_mm512_setzero_si512(); 4];
+    let lines = ahead.lines();
     for four in 0..VECTORS / 4 {
-        group.ask(AskedWhile::Deviating, four);
+        lines.ask(four);
         for (part, largest) in largest.iter_mut().enumerate() {
             let vector = 4 * four + part;
             let deviation = _mm512_sub_ps(load(group.values, vector), load(group.centre, vector));
@@ -66,18 +68,19 @@ fn deviate(group: &Group<'_>, into: &mut Reconstruction) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vnni")]
 fn round<const BITS: usize>(
-    group: &Group<'_>,
     largest: __m512i,
     deviations: &Reconstruction,
     into: &mut Fixed,
+    ahead: &mut Ahead<'_>,
 ) -> __m512i {
     let (inverse, last_bits) = (inverse_of_unit(largest), _mm512_set1_ps(LAST_BITS));
+    let lines = ahead.lines();
     let lower_half = _mm512_set1_epi32(0xffff);
     // Of 32 bits and no sign: eight squares stay below 2^32.
     let mut squares = [_mm512_setzero_si512(); 2];
     for pair in 0..VECTORS / 2 {
         if pair % 2 == 0 {
-            group.ask(AskedWhile::Rounding, pair / 2);
+            lines.ask(pair / 2);
         }
         let (low, high) = vectors_of_pair(BITS, pair);
         let low = _mm512_fmadd_ps(load(deviations, low), inverse, last_bits);
