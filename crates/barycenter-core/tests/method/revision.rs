@@ -309,3 +309,13 @@ fn a_revised_projection_may_be_stopped_on_its_way_to_the_disk_and_leaves_nothing
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "after {stopped_at} pieces");
     }
 }
+
+#[test]
+fn a_candidate_that_comes_with_a_number_beyond_32_bits_is_named() {
+    let mut values = values(5, 56);
+    values[4][2][5] = 1e39;
+    let files = candidates_of(&values, Dtype::F64);
+    let first = build(&files[..3], Granularity::Layer, 4);
+    let message = first.revised(&revision(3, Vec::new(), [&files[3], &files[4]])).unwrap_err().to_string();
+    assert!(message.contains("tensor `head.weight` of candidate 4 (from 0) is not finite in 32 bits"), "{message}");
+}

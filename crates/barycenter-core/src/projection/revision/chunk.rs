@@ -92,9 +92,12 @@ impl Old<'_> {
             self.stay(first / GROUP, &mut coded);
             self.come(&change.coming, &columns.anchor, &mut coder, &mut coded);
         }
-        if coder.sums.iter().any(|sums| !sums.square.is_finite()) {
-            let name = self.name;
-            return Err(Error::input(format!("tensor `{name}` of a new candidate is not finite in 32 bits")));
+        if let Some(added) = coder.sums.iter().position(|sums| !sums.square.is_finite()) {
+            let (name, i) = (self.name, self.places.added[added].0);
+            let what = format!(
+                "tensor `{name}` of candidate {i} (from 0) is not finite in 32 bits, or too far from the others"
+            );
+            return Err(Error::input(what));
         }
         let packed = Packed { n: rows, bits: self.bits, codes: part.codes, scales: part.scales };
         let products = project_chunk(processor, &packed, &ways);
